@@ -1,0 +1,64 @@
+# make run    set everything up and start the shoe expert        make test   run all tests
+# make check  format, lint, types    make fix   mend the first two    make bench  measure speed
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+EXTRAS := serve-cpu,train,telegram,slack,dev
+# Wheels that pip finds by itself (a CPU build of torch, say) are found by uv as well.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+export UV_PYTHON_DOWNLOADS := never
+UV = $(shell command -v uv || echo $(VENV)-uv/bin/uv)
+
+.PHONY: run test nightly check fix bench env install lock models
+
+run: env
+	@$(BIN)/solemate up
+
+test: env
+	@$(BIN)/pytest -m "not nightly"
+
+nightly: env
+	@$(BIN)/pytest
+
+check: env
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy --strict bots core training solemate.py
+
+fix: env
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: env
+	@$(BIN)/python -m bench
+
+models: env
+	@$(BIN)/solemate models build
+
+# The stamp is a copy of what was installed, written last: a half-made environment has none.
+env:
+	@cat requirements.lock pyproject.toml | cmp -s - $(VENV)/.installed \
+		&& $(BIN)/python -c "import solemate" 2>/dev/null \
+		|| $(MAKE) --no-print-directory install
+
+install:
+	@command -v uv >/dev/null || test -x $(VENV)-uv/bin/uv \
+		|| { $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; }
+	@$(BIN)/python -c "" 2>/dev/null || $(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@rm -f $(VENV)/.installed
+	@echo "Installing packages into $(VENV) …"
+	@$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@cat requirements.lock pyproject.toml > $(VENV)/.installed
+
+# A local build of torch calls itself 2.13.0+cpu; the lock names the release that all share.
+lock:
+	@$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		$(foreach extra,$(subst $(comma), ,$(EXTRAS)),--extra $(extra)) \
+		--no-header --no-annotate --output-file requirements.lock
+	@sed -i 's/+cpu//' requirements.lock
+
+comma := ,
