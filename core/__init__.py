@@ -1,0 +1,1 @@
+"""Answers questions about shoes; knows no platform and no trainer."""

@@ -1,0 +1,90 @@
+"""Everything that can go wrong, in one tree; each message says what happened and what to do.
+
+SolemateError
+├── ConfigError          config.toml or the environment is wrong; names every key
+├── DataError            a data file is wrong; names file, line and field
+│   └── IndexMissing     nothing has been indexed yet, or the index file is damaged
+├── MessageRejected      a text we cannot take: empty, too long
+├── ImageRejected        a picture we cannot read, or that is too large
+├── Busy                 too many messages at once, or too many from one person
+├── NotFound             no such reply, conversation, adapter or file
+├── StoreError           the database cannot be opened or written
+├── ModelUnavailable     the model server is unreachable, too slow, or refuses
+│   ├── AnswerIncomplete the model's answer is truncated, empty or not from the model we asked
+│   └── AnswerUnsupported  the model's answer holds something that its passages do not
+├── TrainingFailed       a training run ended badly; names the log file
+└── AdapterRejected      the adapter did not pass its checks
+"""
+
+from __future__ import annotations
+
+
+class SolemateError(Exception):
+    """Anything we can explain to the person in one sentence."""
+
+
+class ConfigError(SolemateError):
+    """`config.toml`, a profile, the environment or `.env` is wrong."""
+
+
+class DataError(SolemateError):
+    """A data file is wrong; the message names file, line and field."""
+
+
+class IndexMissing(DataError):
+    """Nothing has been indexed yet, or the index on disk is damaged."""
+
+
+class MessageRejected(SolemateError):
+    """A text we cannot take. `status` is the HTTP status that says the same."""
+
+    def __init__(self, message: str, *, code: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class ImageRejected(SolemateError):
+    """A picture we cannot read. `code` selects the sentence people see; `status` is HTTP's."""
+
+    def __init__(self, message: str, *, code: str, status: int = 415) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class Busy(SolemateError):
+    """Too much at once; `retry_after_seconds` says when to come back."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float, status: int = 429) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+
+
+class NotFound(SolemateError):
+    """There is no such reply, conversation, adapter or file."""
+
+
+class StoreError(SolemateError):
+    """The database cannot be opened or written; nothing was acknowledged."""
+
+
+class ModelUnavailable(SolemateError):
+    """The model server is unreachable, too slow, or refuses."""
+
+
+class AnswerIncomplete(ModelUnavailable):
+    """The model's answer is truncated, empty, or not what we asked for."""
+
+
+class AnswerUnsupported(ModelUnavailable):
+    """The model's answer holds a number, name or sentence that its passages do not."""
+
+
+class TrainingFailed(SolemateError):
+    """A training run ended badly; the message names its log file."""
+
+
+class AdapterRejected(SolemateError):
+    """An adapter did not pass its checks."""
