@@ -1,0 +1,463 @@
+"""Asks a model server for an answer: deadlines, completeness, one retry, a circuit breaker.
+
+Any OpenAI-compatible server will do: the embedded one, vLLM, LLaMA-Factory's API. The `openai`
+package takes a truncated stream, an empty answer or an HTML page for a success, so what counts as
+an answer is decided here: text, an end that the server announced, and the model that was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, cast
+
+import httpx2
+import openai
+import structlog
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel, ValidationError
+
+from core.errors import AdapterRejected, AnswerIncomplete, ModelUnavailable, NotFound
+from core.messages import ChatMessage
+
+log = structlog.get_logger()
+
+FinishReason = Literal["stop", "length"]
+
+GAP_SECONDS = 5.0
+"""The longest silence between two words; a half-open connection says nothing for ever."""
+RETRY_SECONDS = 8.0
+"""What must be left of the deadline for a second try to be worth its cost."""
+RETRY_SHARE = 0.1
+"""Second tries per question, so that a failing server is not asked twice as often."""
+_ADMIN_SECONDS = 60.0
+_HEALTH_SECONDS = 5.0
+_LONGEST_TOKEN = 16
+# Everything that is not text: C0 and C1 controls but tab and line feed, and halves of surrogates.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the model picks words; temperature 0 always takes the likeliest."""
+
+    max_tokens: int
+    temperature: float
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next bit of an answer; only the last one has a `finish_reason`.
+
+    `stop` means that the model ended by itself, `length` that it was cut.
+    """
+
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class ChatModel(Protocol):
+    """Anything that can continue a conversation."""
+
+    def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer piece by piece; raises `ModelUnavailable` unless it ends as it should."""
+        ...
+
+
+class Breaker:
+    """Stops asking a server that keeps failing, and tries it again now and then.
+
+    Opens after five failures in a row, or when more than half of the last twenty calls failed;
+    after ten seconds lets one probe through, and closes when that succeeds (the circuit breaker
+    of Nygard, "Release It!").
+    """
+
+    failures_in_a_row = 5
+    window = 20
+    open_seconds = 10.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: deque[bool] = deque(maxlen=self.window)
+        self._opened_at: float | None = None
+        self._probing = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server is thought to be well."""
+        return self._opened_at is None
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Watch one request; raise `ModelUnavailable` at once while the breaker is open.
+
+        A request that ends with `ModelUnavailable` is a failure; one that the server refused for
+        its content, or that was cancelled on our side, says nothing about the server.
+        """
+        probe = self._admit()
+        try:
+            yield
+        except _Refused:
+            self._note(probe, failed=False)
+            raise
+        except ModelUnavailable:
+            self._note(probe, failed=True)
+            raise
+        else:
+            self._note(probe, failed=False)
+        finally:
+            self._probing = self._probing and not probe
+
+    def _admit(self) -> bool:
+        """Whether this call is the probe; raises when there may be no call."""
+        if self._opened_at is None:
+            return False
+        waited = self._clock() - self._opened_at
+        if self._probing or waited < self.open_seconds:
+            raise ModelUnavailable(
+                "The model server has failed repeatedly, so it is left alone for "
+                f"{max(0.0, self.open_seconds - waited):.0f} s more. Look at its log."
+            )
+        self._probing = True
+        return True
+
+    def _note(self, probe: bool, *, failed: bool) -> None:
+        if probe:
+            self._opened_at = self._clock() if failed else None
+            self._failed.clear()
+        elif self.closed:
+            self._failed.append(failed)
+            if self._too_many():
+                self._opened_at = self._clock()
+                log.warning("breaker_opened")
+
+    def _too_many(self) -> bool:
+        recent = list(self._failed)
+        in_a_row = recent[-self.failures_in_a_row :]
+        if len(in_a_row) == self.failures_in_a_row and all(in_a_row):
+            return True
+        return len(recent) == self.window and sum(recent) > self.window / 2
+
+
+class _RetryBudget:
+    """Grants one retry for every ten questions, and a first one on credit."""
+
+    def __init__(self) -> None:
+        self._saved = 1.0
+
+    def deposit(self) -> None:
+        self._saved = min(self._saved + RETRY_SHARE, 10 * RETRY_SHARE)
+
+    def spend(self) -> bool:
+        if self._saved < 1.0:
+            return False
+        self._saved -= 1.0
+        return True
+
+
+class _Listed(BaseModel):
+    id: str
+
+
+class _Listing(BaseModel):
+    data: list[_Listed]
+
+
+class _Passing(ModelUnavailable):
+    """A failure that may be gone a moment later: no connection, 5xx, 429."""
+
+
+class _Refused(ModelUnavailable):
+    """The server is well but does not take this request."""
+
+
+class OpenAIChatModel:
+    """A model behind an OpenAI-compatible API; close it with `async with`.
+
+    `base_url` ends in `/v1`. `base_model` is the served name of the model without an adapter.
+    No text within `first_token_seconds`, or no end within `deadline_seconds`, is a failure,
+    whatever the server sends in the meantime.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        base_model: str,
+        first_token_seconds: float,
+        deadline_seconds: float,
+        http_client: httpx2.AsyncClient | None = None,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._base_model = base_model
+        self._first_token_seconds = first_token_seconds
+        self._deadline_seconds = deadline_seconds
+        self._breaker = breaker or Breaker()
+        self._retries = _RetryBudget()
+        self._client = openai.AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=api_key or "none",
+            max_retries=0,
+            timeout=deadline_seconds,
+            http_client=http_client,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer of `adapter` ("" is the base model), piece by piece.
+
+        Raises `ModelUnavailable` when the server cannot be asked and `AnswerIncomplete` when what
+        it sent is no complete answer; pieces that came before are then not to be trusted.
+        """
+        deadline = _now() + self._deadline_seconds
+        model = adapter or self._base_model
+        self._retries.deposit()
+        shown = False
+        try:
+            async with aclosing(self._attempt(prompt, model, sampling, deadline)) as pieces:
+                async for piece in pieces:
+                    shown = True
+                    yield piece
+            return
+        except _Passing as failure:
+            if shown or not self._may_retry(deadline):
+                raise
+            log.info("model_retry", model=model, error=type(failure.__cause__).__name__)
+        async with aclosing(self._attempt(prompt, model, sampling, deadline)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _may_retry(self, deadline: float) -> bool:
+        return self._breaker.closed and deadline - _now() >= RETRY_SECONDS and self._retries.spend()
+
+    async def _attempt(
+        self, prompt: Sequence[ChatMessage], model: str, sampling: Sampling, deadline: float
+    ) -> AsyncGenerator[Piece, None]:
+        with self._breaker.call(), _translated(self._base_url):
+            silence = min(deadline, _now() + self._first_token_seconds)
+            async with asyncio.timeout_at(silence):
+                response = await self._client.chat.completions.create(
+                    model=model,
+                    messages=_messages(prompt),
+                    stream=True,
+                    max_tokens=sampling.max_tokens,
+                    temperature=sampling.temperature,
+                    seed=sampling.seed if sampling.seed is not None else openai.omit,
+                    stop=list(sampling.stop) or openai.omit,
+                    extra_body=_extras(sampling),
+                )
+            async with response:
+                _check_content_type(response.response)
+                answer = _Answer(model, sampling.max_tokens)
+                chunks = aiter(response)
+                while not answer.finished:
+                    async with asyncio.timeout_at(silence):
+                        chunk = await anext(chunks, None)
+                    piece = answer.read(chunk)
+                    if piece.text or piece.finish_reason:
+                        silence = min(deadline, _now() + GAP_SECONDS)
+                        yield piece
+
+    async def models(self) -> list[str]:
+        """The names that can be asked for: the base model and every loaded adapter."""
+        with _translated(self._base_url):
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                listing = await self._client.get("/models", cast_to=str)
+        try:
+            return [model.id for model in _Listing.model_validate_json(listing).data]
+        except ValidationError as exc:
+            raise ModelUnavailable(
+                f"{self._base_url!r} did not list its models. Is it an OpenAI-compatible server?"
+            ) from exc
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Make the LoRA adapter in `path`, a folder on the server's disk, answer as `name`.
+
+        Raises `AdapterRejected` with the server's reason when it does not take it.
+        """
+        await self._administer(
+            "/load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, AdapterRejected
+        )
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; raises `NotFound` when the server does not know it."""
+        await self._administer("/unload_lora_adapter", {"lora_name": name}, NotFound)
+
+    async def healthy(self) -> bool:
+        """Whether the server answers at all; it may still not have the adapter one wants."""
+        root = self._base_url.removesuffix("/v1")
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._client.get(f"{root}/health", cast_to=str)
+        except openai.NotFoundError:
+            return await self._lists_models()
+        except (openai.OpenAIError, TimeoutError):
+            return False
+        return True
+
+    async def _lists_models(self) -> bool:
+        # LLaMA-Factory's API has no health path.
+        try:
+            await self.models()
+        except ModelUnavailable:
+            return False
+        return True
+
+    async def _administer(
+        self,
+        path: str,
+        body: dict[str, str],
+        refusal: type[AdapterRejected] | type[NotFound],
+    ) -> None:
+        name = body["lora_name"]
+        try:
+            with _translated(self._base_url):
+                async with asyncio.timeout(_ADMIN_SECONDS):
+                    await self._client.post(path, cast_to=str, body=body)
+        except ModelUnavailable as failure:
+            if isinstance(failure.__cause__, openai.APIStatusError):
+                raise refusal(
+                    f"The model server refused {path!r} for {name!r}: "
+                    f"{_server_words(failure.__cause__)}"
+                ) from failure
+            raise
+
+
+class _Answer:
+    """Reads the chunks of one streamed answer and decides whether it is one."""
+
+    def __init__(self, model: str, max_tokens: int) -> None:
+        self._model = model
+        self._room = _LONGEST_TOKEN * max_tokens
+        self._said_something = False
+        self.finished = False
+
+    def read(self, chunk: object | None) -> Piece:
+        """The piece in a chunk (None is the stream's end); raises `AnswerIncomplete`."""
+        if chunk is None:
+            raise AnswerIncomplete("The model's answer broke off before its end. Ask again.")
+        self._check_model(getattr(chunk, "model", None))
+        choices = getattr(chunk, "choices", None)
+        if not isinstance(choices, list) or not choices:
+            return Piece("")
+        delta = getattr(choices[0], "delta", None)
+        text = self._text(getattr(delta, "content", None))
+        reason = self._finish_reason(getattr(choices[0], "finish_reason", None))
+        return Piece(text, reason)
+
+    def _check_model(self, model: object) -> None:
+        if model and model != self._model:
+            raise AnswerIncomplete(
+                f"Model {model!r} answered in place of {self._model!r}. Is the adapter loaded?"
+            )
+
+    def _text(self, content: object) -> str:
+        if content is None:
+            return ""
+        if not isinstance(content, str):
+            raise AnswerIncomplete(f"The model sent {type(content).__name__} where text belongs.")
+        self._room -= len(content)
+        if self._room < 0:
+            raise AnswerIncomplete("The model's answer is longer than what was asked for.")
+        text = _CONTROL.sub("", content)
+        self._said_something = self._said_something or bool(text.strip())
+        return text
+
+    def _finish_reason(self, reason: object) -> FinishReason | None:
+        if reason is None or reason == "":
+            return None
+        if reason not in ("stop", "length"):
+            raise AnswerIncomplete(f"The model's answer ended with {reason!r}, not as a text does.")
+        if not self._said_something:
+            raise AnswerIncomplete("The model's answer is empty. Ask again or in other words.")
+        self.finished = True
+        return reason
+
+
+def _messages(prompt: Sequence[ChatMessage]) -> list[ChatCompletionMessageParam]:
+    return [
+        cast(ChatCompletionMessageParam, {"role": one.role, "content": one.content})
+        for one in prompt
+    ]
+
+
+def _extras(sampling: Sampling) -> dict[str, Any] | None:
+    """Fields outside OpenAI's own, which a strict server refuses: sent only when they matter."""
+    if sampling.repetition_penalty == 1.0:
+        return None
+    return {"repetition_penalty": sampling.repetition_penalty}
+
+
+def _check_content_type(response: httpx2.Response) -> None:
+    kind = response.headers.get("content-type", "")
+    if not kind.startswith("text/event-stream"):
+        raise AnswerIncomplete(
+            f"The model server sent {kind or 'no content type'!r} in place of a stream. "
+            "Does model.base_url point at an OpenAI-compatible API?"
+        )
+
+
+@contextmanager
+def _translated(base_url: str) -> Iterator[None]:
+    """Turn the client library's errors into ours, so that nobody else imports `openai`."""
+    try:
+        yield
+    except TimeoutError as exc:
+        raise ModelUnavailable(f"{base_url!r} was silent for too long. Is it overloaded?") from exc
+    except openai.APITimeoutError as exc:
+        raise ModelUnavailable(f"{base_url!r} was silent for too long. Is it overloaded?") from exc
+    except openai.APIConnectionError as exc:
+        raise _Passing(f"No answer from {base_url!r}. Is the model server running?") from exc
+    except openai.APIStatusError as exc:
+        raise _status_failure(base_url, exc) from exc
+    except openai.APIError as exc:
+        raise AnswerIncomplete(f"{base_url!r} failed in mid-answer: {exc.message}") from exc
+    except ValueError as exc:
+        # Malformed JSON or UTF-8 in an event: outside the package's own errors.
+        raise AnswerIncomplete(f"{base_url!r} sent an event that cannot be read.") from exc
+
+
+def _status_failure(base_url: str, exc: openai.APIStatusError) -> ModelUnavailable:
+    sentence = f"{base_url!r} answered {exc.status_code}: {_server_words(exc)}"
+    if exc.status_code == 429 and _retry_after(exc) > 1.0:
+        return ModelUnavailable(sentence)
+    if exc.status_code == 429 or exc.status_code >= 500:
+        return _Passing(sentence)
+    return _Refused(sentence)
+
+
+def _server_words(exc: openai.APIStatusError) -> str:
+    """The server's own sentence, without the package's frame; cut, for it may be a web page."""
+    words = exc.body.get("message") if isinstance(exc.body, dict) else None
+    return _CONTROL.sub("", str(words or exc.message))[:300]
+
+
+def _retry_after(exc: openai.APIStatusError) -> float:
+    try:
+        return float(exc.response.headers.get("retry-after", "0"))
+    except ValueError:
+        return float("inf")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

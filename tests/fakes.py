@@ -1,0 +1,104 @@
+"""Stand-ins for what talks to the world: they answer from memory and remember what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from core.messages import ChatMessage, ImageTag
+from core.model import Piece, Sampling
+from core.retrieval import Query, Relevance, Retrieved
+from core.tags import TagGroup
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call of `FakeChatModel.stream`."""
+
+    prompt: tuple[ChatMessage, ...]
+    adapter: str
+    sampling: Sampling
+
+
+@dataclass
+class FakeChatModel:
+    """Gives its answers in order, the last one again and again; an exception is raised instead.
+
+    A string is streamed word by word and ends with "stop"; a list of pieces is sent as it is,
+    with an exception among them raised at its place.
+    """
+
+    answers: Iterable[str | Exception | Sequence[Piece | Exception]] = ("Yes.",)
+    asked: list[Asked] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._answers = list(self.answers)
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        self.asked.append(Asked(tuple(prompt), adapter, sampling))
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        for piece in _pieces(answer):
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+def _pieces(answer: str | Exception | Sequence[Piece | Exception]) -> Sequence[Piece | Exception]:
+    if isinstance(answer, Exception):
+        return [answer]
+    if not isinstance(answer, str):
+        return answer
+    words = answer.split(" ")
+    spaced = [word + " " for word in words[:-1]] + words[-1:]
+    return [*(Piece(word) for word in spaced[:-1]), Piece(spaced[-1], "stop")]
+
+
+@dataclass
+class HeldChatModel(FakeChatModel):
+    """Says its first word only when `gate` is set; `waiting` is set when it has been asked."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        try:
+            self.waiting.set()
+            await self.gate.wait()
+            async for piece in super().stream(prompt, adapter, sampling):
+                yield piece
+        finally:
+            self.left.set()
+
+
+@dataclass
+class FakeRetriever:
+    """Finds what is filed under the first of its words that the question has; else nothing."""
+
+    found: Mapping[str, Retrieved]
+    queries: list[Query] = field(default_factory=list)
+
+    async def search(self, query: Query) -> Retrieved:
+        self.queries.append(query)
+        words = (word for word in self.found if word in query.text.lower())
+        return next((self.found[word] for word in words), Retrieved(Relevance.REFUSE))
+
+
+@dataclass
+class FakeVision:
+    """Sees the same tags in every photo."""
+
+    seen: tuple[ImageTag, ...] = (ImageTag("白色", "white", "colour", 0.9),)
+    groups: Sequence[TagGroup] = ()
+    reads: frozenset[str] = frozenset({"colour"})
+    colours_only: bool = True
+
+    async def tags(self, photo: Image) -> tuple[ImageTag, ...]:
+        return self.seen

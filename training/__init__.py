@@ -1,0 +1,1 @@
+"""The slow loop: datasets, models and the servers that serve them."""

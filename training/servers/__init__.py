@@ -1,0 +1,1 @@
+"""OpenAI-compatible servers that can change LoRA adapters while they run."""

@@ -1,0 +1,116 @@
+"""A model server as a child process: started, watched, started again when it dies, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import stamina
+import structlog
+
+from core.errors import ModelUnavailable
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 10.0
+_RESTART_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def model_server(
+    command: Sequence[str],
+    *,
+    healthy: Callable[[], Awaitable[bool]],
+    log_file: Path,
+    start_seconds: float = 120.0,
+) -> AsyncIterator[None]:
+    """Run `command` while the block runs; enter the block once `healthy()` is true.
+
+    A server that dies later is started again after a second. Its output goes to `log_file`.
+    Raises `ModelUnavailable`, naming that file, when it is not healthy within `start_seconds`.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    first = await _start(command, log_file)
+    keeper: asyncio.Task[None] | None = None
+    try:
+        await _until_healthy(first, healthy, log_file, start_seconds)
+        keeper = asyncio.create_task(_keep(first, command, log_file))
+        yield
+    finally:
+        if keeper is None:
+            await _end(first)
+        else:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+
+async def _until_healthy(
+    process: asyncio.subprocess.Process,
+    healthy: Callable[[], Awaitable[bool]],
+    log_file: Path,
+    seconds: float,
+) -> None:
+    async for attempt in stamina.retry_context(
+        on=_NotYet, attempts=None, timeout=seconds, wait_initial=0.1, wait_max=0.5, wait_jitter=0.1
+    ):
+        with attempt:
+            if process.returncode is not None:
+                raise ModelUnavailable(
+                    f"The model server ended at once (exit {process.returncode}): "
+                    f"{_last_line(log_file)} The whole story is in {str(log_file)!r}."
+                )
+            if not await healthy():
+                raise _NotYet(
+                    f"The model server did not get ready in {seconds:.0f} s; see {str(log_file)!r}."
+                )
+
+
+async def _keep(
+    process: asyncio.subprocess.Process, command: Sequence[str], log_file: Path
+) -> None:
+    """Start the server again whenever it ends; end it when this task is cancelled."""
+    try:
+        while True:
+            code = await process.wait()
+            log.error("model_server_died", exit=code, log=str(log_file))
+            await asyncio.sleep(_RESTART_SECONDS)
+            process = await _start(command, log_file)
+    finally:
+        await _end(process)
+
+
+async def _start(command: Sequence[str], log_file: Path) -> asyncio.subprocess.Process:
+    with log_file.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # Its own group: Ctrl-C is for us, and we end it after the last answer.
+            start_new_session=True,
+        )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask the whole group to stop, and make it after ten seconds."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+
+
+def _last_line(log_file: Path) -> str:
+    lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing."
+
+
+class _NotYet(ModelUnavailable):
+    """The server is not ready yet."""
