@@ -1,0 +1,334 @@
+"""What the data report finds in small data files, and that the shipped ones are clean."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from core.messages import Passage
+from core.prompt import build_prompt
+from training.report import FileReport, Report, inspect_data, render
+
+ROOT = Path(__file__).parents[2]
+SLIDE = {
+    "id": "slide",
+    "title": "一字拖",
+    "content": "一字拖只有一条横带。它适合在家穿 2 小时。",
+    "topic": "types",
+    "lang": "zh",
+    "source": "test",
+}
+SLIDE_EN = SLIDE | {
+    "id": "slide.en",
+    "title": "Slide",
+    "content": "A slide has a single band. It suits two hours at home.",
+    "lang": "en",
+}
+WELT = SLIDE | {"id": "welt", "title": "沿条", "content": "固特异沿条把鞋面和大底缝在一起。"}
+ASKED = {
+    "entry": "slide",
+    "lang": "zh",
+    "style": "plain",
+    "question": "一字拖长什么样？",
+    "sentences": [1],
+}
+MEASURED = ASKED | {"id": "r1", "question": "在屋里能连着踩它多久"}
+UNKNOWN = {"id": "u1", "question": "你们店几点关门？", "lang": "zh", "distance": "near"}
+PAIR = {"prompt": "它适合哪儿？", "chosen": "穿 2 小时没问题哦", "rejected": "适合居家 2 小时。"}
+
+
+class DataFolder:
+    """A small data folder without problems; tests overwrite one file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "eval").mkdir(parents=True)
+        self.knowledge(SLIDE, SLIDE_EN, WELT)
+        self.lines("questions.jsonl", ASKED)
+        self.lines("eval/retrieval.jsonl", MEASURED)
+        self.lines("eval/unanswerable.jsonl", UNKNOWN)
+        self.write("eval/held_out_entries.json", json.dumps(["welt"]))
+        self.write("tags.txt", "# 颜色 | colour\n黑色 | black\n")
+        self.write("size_table.json", (ROOT / "data/size_table.json").read_text("utf-8"))
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text, encoding="utf-8")
+
+    def lines(self, name: str, *rows: object) -> None:
+        self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def knowledge(self, *entries: object) -> None:
+        self.write("knowledge_base.json", json.dumps(entries, ensure_ascii=False, indent=1))
+
+    def says(self, *contents: str) -> None:
+        extra = (
+            SLIDE | {"id": f"x{number}", "title": f"x{number}", "content": content}
+            for number, content in enumerate(contents)
+        )
+        self.knowledge(SLIDE, SLIDE_EN, WELT, *extra)
+
+    def report(self) -> Report:
+        return inspect_data(self.root, self.root / "tags.txt")
+
+    def problems(self) -> list[str]:
+        return [str(problem) for problem in self.report().problems]
+
+    def warnings(self) -> list[str]:
+        return [str(warning) for warning in self.report().warnings]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    return DataFolder(tmp_path / "data")
+
+
+def sft(question: str, *passages: Passage, output: str = "在家穿就好。" * 5) -> dict[str, Any]:
+    prompt = build_prompt(question, language="zh", passages=passages)
+    return {
+        "instruction": prompt[-1].content,
+        "input": "",
+        "output": output,
+        "system": prompt[0].content,
+        "history": [],
+    }
+
+
+def file_named(report: Report, name: str) -> FileReport:
+    return next(one for one in report.files if one.file == name)
+
+
+def test_the_shipped_data_has_no_problems() -> None:
+    report = inspect_data(ROOT / "data", ROOT / "clip_data" / "sneaker_tag.txt")
+    assert [str(problem) for problem in report.problems] == []
+
+
+def test_clean_files_have_no_findings(data: DataFolder) -> None:
+    report = data.report()
+    assert (report.problems, report.warnings, report.ok) == ([], [], True)
+
+
+def test_a_missing_field_is_named_with_file_and_line(data: DataFolder) -> None:
+    data.knowledge(SLIDE, {key: value for key, value in WELT.items() if key != "topic"})
+    assert "data/knowledge_base.json, line 10, field 'topic': is missing" in data.problems()
+
+
+def test_an_unknown_field_is_named(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"colour": "red"})
+    problems = data.problems()
+    assert problems == ["data/questions.jsonl, line 1, field 'colour': is not a known field"]
+
+
+def test_a_broken_line_is_named_and_the_others_are_still_read(data: DataFolder) -> None:
+    data.write("questions.jsonl", "{oops\n" + json.dumps(ASKED) + "\n")
+    report = data.report()
+    assert str(report.problems[0]).startswith("data/questions.jsonl, line 1: not valid JSON")
+    assert file_named(report, "data/questions.jsonl").rows == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{}", b"[1", b"[1]", b'[{"id": 3}]', b""])
+def test_a_broken_knowledge_base_is_a_problem_and_no_exception(
+    data: DataFolder, content: bytes
+) -> None:
+    (data.root / "knowledge_base.json").write_bytes(content)
+    assert any(one.startswith("data/knowledge_base.json") for one in data.problems())
+
+
+def test_a_missing_required_file_is_a_problem(data: DataFolder) -> None:
+    (data.root / "questions.jsonl").unlink()
+    assert data.problems() == ["data/questions.jsonl: is missing; restore it"]
+
+
+def test_training_files_may_be_absent(data: DataFolder) -> None:
+    assert data.report().absent == ["data/shoes.jsonl", "data/shoes_dpo.jsonl"]
+
+
+def test_without_a_size_table_only_foot_lengths_are_compared(data: DataFolder) -> None:
+    (data.root / "size_table.json").unlink()
+    data.says("脚长 25 cm 对应国标 260。欧码大约是 43。")
+    assert len(data.problems()) == 1
+    assert "data/size_table.json" in data.report().absent
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{}", b"[3]", b""])
+def test_a_broken_list_of_held_out_entries_is_a_problem(data: DataFolder, content: bytes) -> None:
+    (data.root / "eval/held_out_entries.json").write_bytes(content)
+    assert "data/eval/held_out_entries.json: must be a JSON list of entry ids" in data.problems()
+
+
+def test_an_id_used_twice_names_the_first_line(data: DataFolder) -> None:
+    data.lines("eval/unanswerable.jsonl", UNKNOWN, UNKNOWN | {"question": "鞋今天打折吗？"})
+    assert any("line 2, field 'id': 'u1' is already used in line 1" in p for p in data.problems())
+
+
+def test_a_question_about_an_entry_that_does_not_exist_is_a_problem(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"entry": "clog"})
+    assert any("'clog' is not in the knowledge base" in problem for problem in data.problems())
+
+
+def test_a_sentence_number_beyond_the_entry_is_a_problem(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"sentences": [1, 3]})
+    assert any("3 is too high: 'slide' has 2 sentences" in problem for problem in data.problems())
+
+
+def test_an_entry_of_six_sentences_is_a_problem(data: DataFolder) -> None:
+    data.says("鞋好。" * 6)
+    assert any("has 6 sentences; keep it to 5" in problem for problem in data.problems())
+
+
+def test_a_text_in_another_language_than_it_says_is_a_problem(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"lang": "en"})
+    assert any("field 'lang': is 'en', but the question is not" in p for p in data.problems())
+
+
+@pytest.mark.parametrize(
+    ("english", "expected"),
+    [
+        ("A slide has a single band. It suits 3 hours at home.", "'3' does not stand in 'slide'"),
+        ("A slide has a single band.", "'2' stands in 'slide', but not here"),
+        ("A slide has a single band. It suits 2 days at home.", "2 day is 2 h in 'slide'"),
+    ],
+)
+def test_twins_whose_figures_differ_are_a_problem(
+    data: DataFolder, english: str, expected: str
+) -> None:
+    data.knowledge(SLIDE, SLIDE_EN | {"content": english}, WELT)
+    assert any(expected in problem for problem in data.problems())
+
+
+def test_an_english_twin_of_nothing_is_a_problem(data: DataFolder) -> None:
+    data.knowledge(SLIDE, WELT, SLIDE_EN | {"id": "clog.en"})
+    assert any("'clog.en' needs a Chinese entry of that name" in p for p in data.problems())
+
+
+def test_a_wrong_size_in_an_entry_is_a_problem(data: DataFolder) -> None:
+    data.says("脚长 25 cm 对应国标 250。欧码大约是 43。")
+    assert any("'脚长 25 cm' and '欧码大约是 43'" in problem for problem in data.problems())
+
+
+def test_a_wrong_size_table_is_a_problem(data: DataFolder) -> None:
+    text = (data.root / "size_table.json").read_text("utf-8")
+    data.write("size_table.json", text.replace('"cn_old": 40', '"cn_old": 40.5'))
+    assert any("foot 250 mm: cn_old is 40.5" in problem for problem in data.problems())
+
+
+def test_the_same_question_with_other_punctuation_is_a_problem(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED, ASKED | {"question": "一字拖长什么样?!"})
+    assert any("the same but for case, width and punctuation" in p for p in data.problems())
+
+
+def test_nearly_the_same_question_is_a_warning(data: DataFolder) -> None:
+    asked = ["低帮的徒步鞋适合走什么路线", "低帮的徒步鞋适合走什么路线呢"]
+    data.lines("questions.jsonl", *(ASKED | {"question": one} for one in asked))
+    assert any("is nearly (0.92) the same as" in warning for warning in data.warnings())
+
+
+def test_questions_that_differ_in_a_figure_are_different(data: DataFolder) -> None:
+    asked = ["What Chinese size is a 24 cm foot?", "What Chinese size is a 25 cm foot?"]
+    rows = (ASKED | {"entry": "slide.en", "lang": "en", "question": one} for one in asked)
+    data.lines("questions.jsonl", *rows)
+    assert data.warnings() == []
+
+
+def test_a_training_question_that_is_also_measured_is_a_problem(data: DataFolder) -> None:
+    data.lines("eval/retrieval.jsonl", MEASURED | {"question": "一字拖，长什么样"})
+    assert any(
+        one.startswith("data/eval/retrieval.jsonl, line 1, field 'question': is the same but")
+        for one in data.problems()
+    )
+
+
+def test_a_question_inside_a_training_prompt_leaks_too(data: DataFolder) -> None:
+    slide = Passage("slide", "一字拖", SLIDE["content"], "", "types", "zh")
+    data.lines("shoes.jsonl", sft(MEASURED["question"], slide))
+    assert any("is the same as data/shoes.jsonl, line 1" in problem for problem in data.problems())
+
+
+def test_a_question_in_a_training_history_leaks_too(data: DataFolder) -> None:
+    row = sft("那它防水吗？") | {"history": [[MEASURED["question"], "能"]]}
+    data.lines("shoes.jsonl", row)
+    assert any("is the same as data/shoes.jsonl, line 1" in problem for problem in data.problems())
+
+
+def test_a_file_nobody_described_is_listed_and_compared(data: DataFolder) -> None:
+    data.lines("eval/golden.jsonl", {"question": ASKED["question"], "must": ["横带"]})
+    report = data.report()
+    assert report.not_checked == ["data/eval/golden.jsonl"]
+    assert "data/eval/golden.jsonl, line 1" in str(report.problems[0])
+
+
+def test_a_held_out_entry_in_a_training_prompt_is_a_problem(data: DataFolder) -> None:
+    welt = Passage("welt", "沿条", WELT["content"], "", "types", "zh")
+    data.lines("shoes.jsonl", sft("它防水吗？", welt))
+    assert any("holds a sentence of 'welt'" in problem for problem in data.problems())
+
+
+def test_a_held_out_entry_in_a_preference_pair_is_a_problem(data: DataFolder) -> None:
+    data.lines("shoes_dpo.jsonl", PAIR | {"rejected": WELT["content"]})
+    assert any("holds a sentence of 'welt'" in problem for problem in data.problems())
+
+
+def test_a_held_out_name_that_does_not_exist_is_a_problem(data: DataFolder) -> None:
+    data.write("eval/held_out_entries.json", '["clog"]')
+    assert data.problems() == [
+        "data/eval/held_out_entries.json: 'clog' is not in the knowledge base"
+    ]
+
+
+def test_training_rows_that_repeat_are_one_warning(data: DataFolder) -> None:
+    data.lines("shoes.jsonl", *[sft("它防水吗？")] * 3)
+    repeated = "data/shoes.jsonl, line 2: is the same row as line 1; 2 rows repeat another"
+    assert repeated in data.warnings()
+
+
+def test_a_pair_with_other_facts_is_a_problem(data: DataFolder) -> None:
+    data.lines("shoes_dpo.jsonl", PAIR | {"chosen": "穿 3 小时没问题哦"})
+    assert any("figures differ from rejected: 2, 3" in problem for problem in data.problems())
+
+
+def test_a_pair_of_equal_answers_is_a_problem(data: DataFolder) -> None:
+    data.lines("shoes_dpo.jsonl", PAIR | {"chosen": PAIR["rejected"]})
+    assert any("is the same as chosen" in problem for problem in data.problems())
+
+
+def test_a_pair_of_very_different_lengths_is_a_warning(data: DataFolder) -> None:
+    data.lines("shoes_dpo.jsonl", PAIR | {"chosen": "好" * 40 + "2 小时"})
+    assert any("lengths differ much" in warning for warning in data.warnings())
+
+
+def test_short_answers_are_a_warning(data: DataFolder) -> None:
+    data.lines("shoes.jsonl", sft("它防水吗？", output="不防水。"))
+    assert any("half of the answers are shorter than 20" in one for one in data.warnings())
+
+
+def test_a_tag_without_english_is_a_warning(data: DataFolder) -> None:
+    data.write("tags.txt", "# 颜色 | colour\n黑色 | black\n青色\n")
+    assert data.warnings() == ["tags.txt: '青色' has no English phrase"]
+
+
+def test_figures_are_counted(data: DataFolder) -> None:
+    report = data.report()
+    figures = file_named(report, "data/knowledge_base.json")
+    assert (figures.rows, figures.counts["lang"]) == (3, {"zh": 2, "en": 1})
+    assert (figures.lengths["title"].shortest, figures.lengths["title"].longest) == (2, 5)
+    assert report.tags == {"colour": 1}
+
+
+def test_the_report_becomes_json(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"entry": "clog"})
+    found = json.loads(json.dumps(data.report().to_json()))
+    assert found["ok"] is False
+    assert found["problems"][0]["line"] == 1
+
+
+def test_the_report_shows_its_findings_on_a_terminal(data: DataFolder) -> None:
+    data.lines("questions.jsonl", ASKED | {"entry": "[b]clog[/b]"})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(data.report()))
+    shown = console.export_text()
+    assert "'[b]clog[/b]' is not in the knowledge base" in shown
+    assert "1 problems, 0 warnings" in shown

@@ -1,0 +1,487 @@
+"""What is in the data files, and what is wrong with them: counts, lengths, variety, findings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from core.errors import DataError
+from core.tags import TagGroup, load_tags, untranslated
+from core.terms import detect_language
+from training import checks
+from training.checks import Asked
+from training.duplicates import near_pairs, normalised
+from training.rows import (
+    AnyRow,
+    DpoRow,
+    EntryRow,
+    Finding,
+    QuestionRow,
+    RetrievalRow,
+    Rows,
+    SftRow,
+    Shape,
+    UnanswerableRow,
+    question_in,
+    read_rows,
+)
+from training.sizes import SizeRow, load_sizes, table_errors
+
+KNOWLEDGE = "knowledge_base.json"
+QUESTIONS = "questions.jsonl"
+RETRIEVAL = "eval/retrieval.jsonl"
+UNANSWERABLE = "eval/unanswerable.jsonl"
+HELD_OUT = "eval/held_out_entries.json"
+SFT = "shoes.jsonl"
+DPO = "shoes_dpo.jsonl"
+SIZES = "size_table.json"
+_DESCRIBED = frozenset({KNOWLEDGE, QUESTIONS, RETRIEVAL, UNANSWERABLE, HELD_OUT, SFT, DPO, SIZES})
+
+# Below these, training data repeats itself or says too little.
+MIN_DIVERSITY = 0.8
+MIN_ANSWER = 20
+MAX_NEAR_SHARE = 0.2
+
+_TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Characters of the shortest, middle, 95th percent and longest text."""
+
+    shortest: int
+    median: float
+    p95: float
+    longest: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Lengths:
+        """The lengths of these texts, zeros when there are none."""
+        lengths = sorted(map(len, texts))
+        if not lengths:
+            return cls(0, 0.0, 0.0, 0)
+        p95 = quantiles(lengths, n=20, method="inclusive")[-1] if len(lengths) > 1 else lengths[0]
+        return cls(lengths[0], float(median(lengths)), float(p95), lengths[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Texts that came before: exactly, but for punctuation and case, and nearly."""
+
+    exact: int
+    normalised: int
+    near: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Repeats:
+        """Counts of the repeated texts; each kind leaves out the ones before it."""
+        exact = len(texts) - len(set(texts))
+        plain = {normalised(text): text for text in reversed(texts)}
+        near = {pair.second for pair in near_pairs(list(plain.values())[::-1])}
+        return cls(exact, len(texts) - exact - len(plain), len(near))
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """One file: `counts` by field (lang, topic, style), `lengths` by field.
+
+    `distinct` is the share of different words and of different word pairs in the first of the
+    texts, a Chinese character counting as a word (Li et al., 2016, distinct-1 and distinct-2).
+    """
+
+    file: str
+    rows: int
+    counts: dict[str, dict[str, int]]
+    lengths: dict[str, Lengths]
+    distinct: tuple[float, float]
+    repeats: Repeats
+
+
+@dataclass(slots=True)
+class Report:
+    """All files, with what has to be mended (`problems`) and what should be read (`warnings`)."""
+
+    files: list[FileReport] = field(default_factory=list)
+    tags: dict[str, int] = field(default_factory=dict)
+    held_out: int = 0
+    absent: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has to be mended."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain lists and dicts."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def inspect_data(data: Path, tags: Path) -> Report:
+    """Read and check every data file below `data`, and the tag file.
+
+    Wrong content never raises: it is a finding. The training files and the size table may be
+    absent.
+    """
+    inspection = _Inspection(data)
+    entries = inspection.knowledge()
+    inspection.questions(entries)
+    inspection.unanswerable()
+    taught = [*inspection.sft(), *inspection.dpo()]
+    inspection.held_out(entries, taught)
+    inspection.others()
+    inspection.leaks()
+    inspection.tags(tags)
+    return inspection.report
+
+
+@dataclass(slots=True)
+class _Inspection:
+    """One pass over the files; each step adds what it finds to the report."""
+
+    data: Path
+    report: Report = field(default_factory=Report)
+    training: list[Asked] = field(default_factory=list)
+    evaluation: list[Asked] = field(default_factory=list)
+
+    def knowledge(self) -> dict[str, EntryRow]:
+        found = self.read(KNOWLEDGE, EntryRow)
+        rows = [row.data for row in found.rows]
+        self.describe(
+            found.file,
+            {"content": [row.content for row in rows], "title": [row.title for row in rows]},
+            lang=[row.lang for row in rows],
+            topic=[row.topic for row in rows],
+        )
+        self.report.problems += checks.id_problems(found.rows)
+        self.report.problems += checks.entry_problems(found.rows)
+        self.report.problems += checks.size_problems(found.rows, self.sizes())
+        self.report.warnings += checks.title_warnings(found.rows)
+        self.repeated(_texts(found, "content"))
+        return {row.id: row for row in rows}
+
+    def sizes(self) -> Sequence[SizeRow]:
+        """The size table. Without one, sizes are only compared with foot lengths in millimetres."""
+        path = self.data / SIZES
+        if not path.exists():
+            self.report.absent.append(self.name(SIZES))
+            return ()
+        try:
+            rows = load_sizes(path)
+        except DataError as exc:
+            self.problem(SIZES, str(exc))
+            return ()
+        for error in table_errors(rows):
+            self.problem(SIZES, error)
+        return rows
+
+    def questions(self, entries: dict[str, EntryRow]) -> None:
+        training = self.read(QUESTIONS, QuestionRow)
+        evaluation = self.read(RETRIEVAL, RetrievalRow)
+        self.report.problems += checks.id_problems(evaluation.rows)
+        for found in (training, evaluation):
+            rows = [row.data for row in found.rows]
+            self.describe(
+                found.file,
+                {"question": [row.question for row in rows]},
+                lang=[row.lang for row in rows],
+                style=[row.style for row in rows],
+            )
+            self.report.problems += checks.question_problems(found.rows, entries)
+            self.report.problems += checks.asked_problems(found.rows)
+            self.repeated(_texts(found, "question"))
+        self.training += _texts(training, "question")
+        self.evaluation += _texts(evaluation, "question")
+
+    def unanswerable(self) -> None:
+        found = self.read(UNANSWERABLE, UnanswerableRow)
+        rows = [row.data for row in found.rows]
+        self.describe(
+            found.file,
+            {"question": [row.question for row in rows]},
+            lang=[row.lang for row in rows],
+            distance=[row.distance for row in rows],
+        )
+        self.report.problems += checks.id_problems(found.rows)
+        self.report.problems += checks.asked_problems(found.rows)
+        self.repeated(_texts(found, "question"))
+        self.evaluation += _texts(found, "question")
+
+    def sft(self) -> Iterator[tuple[Asked, str]]:
+        """The rows for supervised training: where each stands and all of its text."""
+        found = self.read(SFT, SftRow, required=False)
+        rows = [row.data for row in found.rows]
+        yield from self.taught(
+            found,
+            "instruction",
+            {
+                "question": [question_in(row.instruction) for row in rows],
+                "output": [row.output for row in rows],
+            },
+            [
+                _joined(row.system, row.history, row.instruction, row.input, row.output)
+                for row in rows
+            ],
+        )
+
+    def dpo(self) -> Iterator[tuple[Asked, str]]:
+        """The preference pairs: where each stands and all of its text."""
+        found = self.read(DPO, DpoRow, required=False)
+        rows = [row.data for row in found.rows]
+        self.report.problems += checks.pair_problems(found.rows)
+        self.report.warnings += checks.pair_warnings(found.rows)
+        yield from self.taught(
+            found,
+            "prompt",
+            {
+                "question": [question_in(row.prompt) for row in rows],
+                "chosen": [row.chosen for row in rows],
+                "rejected": [row.rejected for row in rows],
+            },
+            [
+                _joined(row.system, row.history, row.prompt, row.chosen, row.rejected)
+                for row in rows
+            ],
+        )
+
+    def taught(
+        self,
+        found: Rows[SftRow] | Rows[DpoRow],
+        prompt: str,
+        texts: dict[str, list[str]],
+        whole: Sequence[str],
+    ) -> Iterator[tuple[Asked, str]]:
+        """Describe a training file whose rows are `whole`; where each stands and what it says."""
+        if not found.rows:
+            return
+        self.describe(found.file, texts)
+        self.report.warnings += _same_rows(found, whole)
+        self.report.warnings += _monotony(self.report.files[-1], whole)
+        prompts = _prompts(found, prompt)
+        self.training += prompts
+        self.training += _earlier(found)
+        yield from zip(prompts, whole, strict=True)
+
+    def held_out(self, entries: dict[str, EntryRow], taught: Iterable[tuple[Asked, str]]) -> None:
+        """The entries kept from training: that they exist, and that no training row holds them."""
+        file = self.name(HELD_OUT)
+        try:
+            text = (self.data / HELD_OUT).read_bytes()
+            names = TypeAdapter(list[str]).validate_json(text)
+        except OSError as exc:
+            self.problem(HELD_OUT, f"cannot be read ({exc.strerror}); restore it")
+            return
+        except ValidationError:
+            self.problem(HELD_OUT, "must be a JSON list of entry ids")
+            return
+        self.report.held_out = len(names)
+        self.report.problems += checks.held_out_problems(file, names, entries)
+        kept = frozenset(name for one in names for name in (one, f"{one}.en"))
+        self.report.problems += checks.held_out_leaks(taught, kept, entries)
+
+    def others(self) -> None:
+        """Files that no check knows: listed, and what their rows ask is compared with training."""
+        for path in sorted((*self.data.glob("*.json*"), *self.data.glob("eval/*.json*"))):
+            name = path.relative_to(self.data).as_posix()
+            if name in _DESCRIBED:
+                continue
+            self.report.not_checked.append(self.name(name))
+            if path.suffix == ".jsonl":
+                found = self.read(name, AnyRow)
+                asked = [
+                    one for key in AnyRow.model_fields for one in _prompts(found, key) if one.text
+                ]
+                self.describe(found.file, {"question": [one.text for one in asked]})
+                if path.parent != self.data:
+                    self.evaluation += asked
+
+    def leaks(self) -> None:
+        self.report.problems += checks.leaks(self.training, self.evaluation)
+
+    def tags(self, path: Path) -> None:
+        try:
+            groups = load_tags(path)
+        except DataError as exc:
+            self.report.problems.append(Finding(path.name, 0, "", str(exc)))
+            return
+        self.report.tags = {group.english: len(group.tags) for group in groups}
+        self.report.warnings += _tag_warnings(path, groups)
+
+    def read(self, name: str, shape: type[Shape], *, required: bool = True) -> Rows[Shape]:
+        found = read_rows(self.data / name, self.name(name), shape)
+        if found.present:
+            self.report.problems += found.problems
+        elif required:
+            self.problem(name, "is missing; restore it")
+        else:
+            self.report.absent.append(found.file)
+        return found
+
+    def describe(self, file: str, texts: dict[str, list[str]], **labels: list[str]) -> None:
+        """Add the file's figures; the first of the texts is the one that should vary."""
+        varied = next(iter(texts.values()))
+        labels.setdefault("lang", [detect_language(text) for text in varied])
+        self.report.files.append(
+            FileReport(
+                file=file,
+                rows=len(varied),
+                counts={
+                    name: dict(Counter(values).most_common()) for name, values in labels.items()
+                },
+                lengths={name: Lengths.of(values) for name, values in texts.items()},
+                distinct=(distinct(varied, 1), distinct(varied, 2)),
+                repeats=Repeats.of(varied),
+            )
+        )
+
+    def repeated(self, asked: Sequence[Asked]) -> None:
+        problems, warnings = checks.repeated(asked)
+        self.report.problems += problems
+        self.report.warnings += warnings
+
+    def problem(self, name: str, message: str) -> None:
+        self.report.problems.append(Finding(self.name(name), 0, "", message))
+
+    def name(self, name: str) -> str:
+        return f"{self.data.name}/{name}"
+
+
+def distinct(texts: Iterable[str], size: int) -> float:
+    """The share of different word runs of this size among all of them, 0 where there are none."""
+    runs = [
+        tuple(words[start : start + size])
+        for words in (_TOKEN.findall(text.casefold()) for text in texts)
+        for start in range(len(words) - size + 1)
+    ]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def render(report: Report) -> RenderableType:
+    """The report for a terminal: figures first, then what to mend and what to read."""
+    parts: list[RenderableType] = [_files_table(report), _counts_table(report)]
+    if report.absent:
+        parts.append(f"Not there yet: {escape(', '.join(report.absent))}")
+    if report.not_checked:
+        listed = escape(", ".join(report.not_checked))
+        parts.append(f"Only compared with the training questions: {listed}")
+    parts += [f"[red]problem[/red] {escape(str(one))}" for one in report.problems]
+    parts += [f"[yellow]warning[/yellow] {escape(str(one))}" for one in report.warnings]
+    parts.append(f"{len(report.problems)} problems, {len(report.warnings)} warnings")
+    return Group(*parts)
+
+
+def _files_table(report: Report) -> Table:
+    table = Table(title="Data files", title_justify="left")
+    table.add_column("file", no_wrap=True)
+    for name in ("rows", "zh", "en"):
+        table.add_column(name, justify="right")
+    table.add_column("characters: min / median / p95 / max")
+    table.add_column("distinct-1 / -2", justify="right")
+    table.add_column("repeats: exact / normalised / near", justify="right")
+    for one in report.files:
+        languages = one.counts["lang"]
+        lengths = [
+            f"{name} {length.shortest} / {length.median:.0f} / {length.p95:.0f} / {length.longest}"
+            for name, length in one.lengths.items()
+        ]
+        repeats = one.repeats
+        table.add_row(
+            escape(one.file),
+            f"{one.rows}",
+            *(f"{languages.get(lang, 0) / max(1, one.rows):.0%}" for lang in ("zh", "en")),
+            "\n".join(lengths),
+            f"{one.distinct[0]:.2f} / {one.distinct[1]:.2f}",
+            f"{repeats.exact} / {repeats.normalised} / {repeats.near}",
+        )
+    return table
+
+
+def _counts_table(report: Report) -> Table:
+    table = Table("what", "how many", title="Kinds", title_justify="left")
+    for one in report.files:
+        for name, counts in one.counts.items():
+            if name != "lang":
+                table.add_row(escape(f"{one.file}, {name}"), escape(_listed(counts)))
+    table.add_row("tags", escape(_listed(report.tags)))
+    table.add_row("entries held out from training", f"{report.held_out}")
+    return table
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _texts(found: Rows[Shape], name: str) -> list[Asked]:
+    return [Asked(row.file, row.line, name, getattr(row.data, name)) for row in found.rows]
+
+
+def _prompts(found: Rows[Shape], name: str) -> list[Asked]:
+    """What the prompts ask, without the documents in front of the question."""
+    return [
+        Asked(one.file, one.line, one.field, question_in(one.text)) for one in _texts(found, name)
+    ]
+
+
+def _earlier(found: Rows[SftRow] | Rows[DpoRow]) -> list[Asked]:
+    """What was asked in the histories; a turn is a question and its answer."""
+    return [
+        Asked(row.file, row.line, "history", question_in(turn[0]))
+        for row in found.rows
+        for turn in row.data.history
+        if turn
+    ]
+
+
+def _joined(system: str, history: Sequence[Sequence[str]], *texts: str) -> str:
+    return "\n".join((system, *(text for turn in history for text in turn), *texts))
+
+
+def _same_rows(found: Rows[SftRow] | Rows[DpoRow], whole: Sequence[str]) -> Iterator[Finding]:
+    """One warning about all rows that repeat another: a row taught twice only counts double."""
+    lines = [row.line for row in found.rows]
+    first: dict[str, int] = {}
+    again = [
+        (line, first[text])
+        for line, text in zip(lines, whole, strict=True)
+        if first.setdefault(text, line) != line
+    ]
+    if again:
+        line, original = again[0]
+        message = f"is the same row as line {original}; {len(again)} rows repeat another"
+        yield Finding(found.file, line, "", message)
+
+
+def _monotony(figures: FileReport, whole: Sequence[str]) -> Iterator[Finding]:
+    """Warnings about training data that repeats itself or answers in too few words."""
+    different = len({normalised(text) for text in whole}) / len(whole)
+    if different < MIN_DIVERSITY:
+        yield Finding(figures.file, 0, "", f"only {different:.0%} of the rows are different")
+    asked = figures.rows - figures.repeats.exact - figures.repeats.normalised
+    if figures.repeats.near > MAX_NEAR_SHARE * asked:
+        message = f"{figures.repeats.near} of {asked} different questions nearly repeat another"
+        yield Finding(figures.file, 0, "question", message)
+    for name, lengths in figures.lengths.items():
+        if name != "question" and lengths.median < MIN_ANSWER:
+            message = f"half of the answers are shorter than {MIN_ANSWER} characters"
+            yield Finding(figures.file, 0, name, message)
+
+
+def _tag_warnings(path: Path, groups: Sequence[TagGroup]) -> Iterator[Finding]:
+    for name in untranslated(groups):
+        yield Finding(path.name, 0, "", f"{name!r} has no English phrase")
+    for group in groups:
+        for phrase, count in Counter(tag.phrase for tag in group.tags if tag.phrase).items():
+            if count > 1:
+                yield Finding(path.name, 0, "", f"{count} tags share the phrase {phrase!r}")
