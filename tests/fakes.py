@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
+from core.errors import ModelUnavailable
 from core.messages import ChatMessage, ImageTag
 from core.model import Piece, Sampling
 from core.retrieval import Query, Relevance, Retrieved
@@ -102,3 +104,29 @@ class FakeVision:
 
     async def tags(self, photo: Image) -> tuple[ImageTag, ...]:
         return self.seen
+
+
+class RetellingModel:
+    """Retells the first document; with the gate closed it waits after the first half."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = False
+        self.prompts: list[Sequence[ChatMessage]] = []
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        self.prompts.append(prompt)
+        if self.away:
+            raise ModelUnavailable("The model server is away.")
+        document = re.search(r"<doc 1 [^\n]*\n(.*?)\n</doc>", prompt[-1].content, re.DOTALL)
+        assert document is not None
+        text = document[1].replace("‹", "<")
+        pieces = [text[start : start + 6] for start in range(0, len(text), 6)]
+        for number, piece in enumerate(pieces):
+            if number == len(pieces) // 2:
+                await self.gate.wait()
+            yield Piece(piece)
+        yield Piece("", "stop")

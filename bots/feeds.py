@@ -1,0 +1,92 @@
+"""Answers as they grow, for whoever watches: pages and API calls that come, go and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from core.errors import SolemateError
+from core.messages import Done, Event, Replaced, UserMessage
+
+# A finished answer stays here this long for those who lost their connection; then the store has it.
+KEEP_SECONDS = 120.0
+
+
+class Feed:
+    """One answer's events so far; any number of watchers follow it from its beginning."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._error: SolemateError | None = None
+        self._over = False
+        self._changed = asyncio.Condition()
+
+    async def add(self, event: Event) -> None:
+        """Another event; `Done` is the last."""
+        async with self._changed:
+            self._events.append(event)
+            self._over = isinstance(event, Done)
+            self._changed.notify_all()
+
+    async def fail(self, error: SolemateError) -> None:
+        """There will be no answer."""
+        async with self._changed:
+            self._error = error
+            self._over = True
+            self._changed.notify_all()
+
+    async def restart(self) -> None:
+        """The answer is made anew after a failed attempt: what was shown of it goes."""
+        if self._events:
+            await self.add(Replaced(""))
+
+    async def follow(self) -> AsyncGenerator[Event, None]:
+        """All events from the first on, then those to come; raises the error that ended it."""
+        seen = 0
+        while True:
+            async with self._changed:
+                while len(self._events) == seen and not self._over:
+                    await self._changed.wait()
+                fresh = self._events[seen:]
+                over, error = self._over, self._error
+            for event in fresh:
+                yield event
+            seen += len(fresh)
+            if over:
+                if error is not None:
+                    raise error
+                return
+
+
+class Feeds:
+    """The feeds by conversation and message; the `Bot` of the page and of the HTTP API."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[tuple[str, str], Feed] = {}
+
+    def open(self, conversation_id: str, message_id: str) -> Feed:
+        """The feed of this message, made when there is none yet."""
+        return self._feeds.setdefault((conversation_id, message_id), Feed())
+
+    def find(self, conversation_id: str, message_id: str) -> Feed | None:
+        """The feed of this message while it is kept."""
+        return self._feeds.get((conversation_id, message_id))
+
+    async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        """Add the events to the message's feed."""
+        feed = self.open(message.conversation_id, message.id)
+        await feed.restart()
+        async for event in events:
+            await feed.add(event)
+        self._forget_later(message)
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        """End the message's feed with the error."""
+        feed = self.open(message.conversation_id, message.id)
+        await feed.fail(error or SolemateError("The message could not be handled."))
+        self._forget_later(message)
+
+    def _forget_later(self, message: UserMessage) -> None:
+        key = (message.conversation_id, message.id)
+        loop = asyncio.get_running_loop()
+        loop.call_later(KEEP_SECONDS, self._feeds.pop, key, None)

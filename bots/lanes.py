@@ -1,0 +1,254 @@
+"""Inbox -> engine -> show: one message at a time in a conversation, conversations in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+from limits import RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from prometheus_client import CollectorRegistry
+
+from bots.bot import Bot
+from bots.metrics import Metrics
+from core.engine import Engine
+from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
+from core.inbox import Inbox, Letter
+from core.messages import Done, Event, Platform, UserMessage
+from core.store import Store
+
+log = structlog.get_logger()
+
+ATTEMPTS = 3
+# A message whose answering ends the process must not do so for ever.
+MOST_LEASES = 10
+DRAIN_SECONDS = 25.0
+# Expired leases and messages put in by another process are found at this pace.
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much one person may send."""
+
+    messages_per_minute: int
+    photos_per_minute: int
+    messages_per_day: int
+
+
+class Limits:
+    """Counts what each person sends, in moving windows."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._minute = RateLimitItemPerMinute(allowance.messages_per_minute)
+        self._day = RateLimitItemPerDay(allowance.messages_per_day)
+        self._photos = RateLimitItemPerMinute(allowance.photos_per_minute)
+
+    async def count(self, user_id: str, *, photos: int) -> None:
+        """Count one message; raise `Busy` when it is more than the person may send."""
+        for item, name, cost in (
+            (self._day, "day", 1),
+            (self._minute, "minute", 1),
+            (self._photos, "photos", photos),
+        ):
+            if cost and not await self._limiter.hit(item, name, user_id, cost=cost):
+                window = await self._limiter.get_window_stats(item, name, user_id)
+                wait = max(1.0, window.reset_time - time.time())
+                raise Busy(
+                    f"Too many messages: at most {item.amount} per {item.get_expiry()} seconds.",
+                    retry_after_seconds=min(wait, item.get_expiry()),
+                )
+
+
+class Lanes:
+    """Takes messages in, answers them in order, and shows the answers on their platforms."""
+
+    def __init__(
+        self,
+        *,
+        inbox: Inbox,
+        store: Store,
+        engine: Engine,
+        bots: Mapping[Platform, Bot],
+        limits: Limits,
+        width: int,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`width` conversations are answered at the same time."""
+        self.metrics = metrics or Metrics(CollectorRegistry())
+        self._inbox = inbox
+        self._store = store
+        self._engine = engine
+        self._bots = bots
+        self._limits = limits
+        self._slots = asyncio.Semaphore(width)
+        self._woken = asyncio.Event()
+        self._stops: dict[tuple[str, str], asyncio.Event] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer what is in the inbox while the block runs; then drain, at most 25 seconds."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                dispatcher = tasks.create_task(self._dispatch(tasks))
+                try:
+                    yield
+                finally:
+                    dispatcher.cancel()
+                    await self._drain()
+        except BaseExceptionGroup as group:
+            # The block's own error is what its caller waits for, not a group of one.
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from None
+
+    async def submit(self, message: UserMessage) -> bool:
+        """Commit a message to the inbox; false when the same one came before.
+
+        Raises `Busy` over the person's limits or the conversation's depth.
+        """
+        await self._limits.count(message.user_id, photos=len(message.images))
+        fresh = await self._inbox.put(message)
+        self._woken.set()
+        return fresh
+
+    def stop(self, conversation_id: str, message_id: str) -> bool:
+        """End an answer under way where it is; false when it is not under way here."""
+        event = self._stops.get((conversation_id, message_id))
+        if event is not None:
+            event.set()
+        return event is not None
+
+    @asynccontextmanager
+    async def slot(self, user_id: str, *, photos: int) -> AsyncIterator[None]:
+        """A place among the conversations for an answer that needs no inbox (a stateless call)."""
+        await self._limits.count(user_id, photos=photos)
+        async with self._slots:
+            yield
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what may be answered now; no slot is held while there is nothing to answer."""
+        while True:
+            self._woken.clear()
+            await self._slots.acquire()
+            letter = None
+            try:
+                letter = await self._lease()
+            finally:
+                if letter is None:
+                    self._slots.release()
+            if letter is None:
+                await self._until_woken()
+                continue
+            task = tasks.create_task(self._handle(letter))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+            task.add_done_callback(lambda _: self._slots.release())
+
+    async def _lease(self) -> Letter | None:
+        """The next letter; one that was leased while we were cancelled goes back."""
+        leasing = asyncio.ensure_future(self._inbox.lease())
+        try:
+            letter = await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            with suppress(SolemateError):
+                if letter := await leasing:
+                    await self._inbox.give_back(letter)
+            raise
+        except SolemateError as exc:
+            log.error("inbox_unreadable", error=str(exc))
+            return None
+        if letter is None or _key(letter.message) not in self._stops:
+            return letter
+        # Its lease ran out while it is being answered here: leasing it again has renewed it.
+        log.warning("lease_ran_out", message=letter.message.id)
+        self._woken.set()
+        return None
+
+    async def _until_woken(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._woken.wait()
+
+    async def _handle(self, letter: Letter) -> None:
+        """Answer one letter; what fails is tried again, and put aside after three times."""
+        message = letter.message
+        key = _key(message)
+        self._stops[key] = asyncio.Event()
+        bot = self._bots.get(message.platform, _SwitchedOff())
+        try:
+            if letter.attempts > MOST_LEASES:
+                raise SolemateError(f"The message ended the program {MOST_LEASES} times.")
+            async with aclosing(self._events(message, self._stops[key])) as events:
+                await bot.show(message, events)
+            await self._inbox.done(letter)
+        except asyncio.CancelledError:
+            with suppress(SolemateError):
+                await self._inbox.give_back(letter)
+            raise
+        except (MessageRejected, ImageRejected) as exc:
+            await self._put_aside(letter, bot, exc)
+        # The outermost handler: one bad message must not stop the others.
+        except Exception as exc:
+            log.exception("answer_failed", message=message.id, attempt=letter.attempts)
+            await self._put_aside(letter, bot, exc)
+        finally:
+            del self._stops[key]
+            self._woken.set()
+
+    async def _put_aside(self, letter: Letter, bot: Bot, exc: Exception) -> None:
+        """Try again later, or give up with one apology; a refused message is not tried again."""
+        refused = isinstance(exc, (MessageRejected, ImageRejected))
+        try:
+            if letter.attempts < ATTEMPTS and not refused:
+                await self._inbox.retry(letter)
+                return
+            await (self._inbox.done(letter) if refused else self._inbox.dead(letter))
+            self.metrics.failed(letter.message.platform)
+            await bot.apologise(letter.message, exc if isinstance(exc, SolemateError) else None)
+        # The outermost handler again: neither may a platform that is away. What could not be
+        # written is taken up when its lease runs out.
+        except Exception:
+            log.exception("apology_failed", message=letter.message.id)
+
+    async def _events(
+        self, message: UserMessage, stop: asyncio.Event
+    ) -> AsyncGenerator[Event, None]:
+        """The engine's events; for a message answered before a crash, the stored reply again."""
+        turn = await self._store.answered(message.platform, message.conversation_id, message.id)
+        if turn is not None:
+            yield Done(turn.reply)
+            return
+        async with aclosing(self._engine.answer(message, stop=stop)) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    self.metrics.answered(message.platform, event.reply)
+                yield event
+
+    async def _drain(self) -> None:
+        """Let answers under way end; after 25 seconds their letters go back to the inbox."""
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=DRAIN_SECONDS)
+        for task in self._answering:
+            task.cancel()
+
+
+def _key(message: UserMessage) -> tuple[str, str]:
+    return message.conversation_id, message.id
+
+
+class _SwitchedOff:
+    """Stands in for a platform that was switched off while messages waited: they are put aside."""
+
+    async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        raise SolemateError(f"{message.platform} is switched off; set its token to answer there.")
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        log.warning("nobody_told", platform=message.platform, message=message.id)

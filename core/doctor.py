@@ -1,0 +1,226 @@
+"""`solemate doctor`: looks at everything an answer needs, and says what to do where it is ill."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import platform
+import shutil
+import socket
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+
+from core.errors import SolemateError
+from core.knowledge import load_knowledge
+from core.settings import Settings, at_root
+from core.store import SAFE_SQLITE, Store
+from core.tags import load_tags
+
+ENOUGH_BYTES = 1_000_000_000
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "openai", "faiss-cpu", "nicegui")
+
+
+class Health(StrEnum):
+    """How a part is: fine, fine for now, or in the way of an answer."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ILL = "ill"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one part; `advice` says what to do unless it is fine."""
+
+    part: str
+    health: Health
+    found: str
+    advice: str = ""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at every part; never raises for an ill one."""
+    return [finding async for finding in _findings(settings)]
+
+
+async def _findings(settings: Settings) -> AsyncIterator[Finding]:
+    yield _python()
+    yield _packages()
+    yield _sqlite(settings)
+    yield _disk(settings.state)
+    yield await _store(settings)
+    yield await asyncio.to_thread(_knowledge, settings)
+    yield await asyncio.to_thread(_tags, settings)
+    yield _embedder(settings)
+    yield _vision(settings)
+    yield await _model(settings)
+    yield await _page(settings)
+
+
+def _python() -> Finding:
+    return Finding("python", Health.OK, platform.python_version())
+
+
+def _packages() -> Finding:
+    versions, missing = [], []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("packages", Health.ILL, f"missing: {', '.join(missing)}", "Run `make env`.")
+    return Finding("packages", Health.OK, ", ".join(versions))
+
+
+def _sqlite(settings: Settings) -> Finding:
+    version = sqlite3.sqlite_version
+    if settings.database.url.startswith("sqlite") and sqlite3.sqlite_version_info < SAFE_SQLITE:
+        return Finding(
+            "sqlite",
+            Health.WARNING,
+            version,
+            "Older than 3.51.3, which mends a WAL bug between two writers; solemate keeps to one.",
+        )
+    return Finding("sqlite", Health.OK, version)
+
+
+def _disk(folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / 1e9:.1f} GB free under {existing}"
+    if free < ENOUGH_BYTES:
+        return Finding("disk", Health.ILL, found, "Make room: the database needs 1 GB to be safe.")
+    return Finding("disk", Health.OK, found)
+
+
+async def _store(settings: Settings) -> Finding:
+    """Open the database as `up` does, unless a running solemate holds it."""
+    if await _solemate_answers(settings):
+        return Finding("store", Health.OK, "in use by the running solemate")
+    try:
+        async with Store(settings.database.address):
+            return Finding("store", Health.OK, settings.database.url.rpartition("@")[2])
+    except SolemateError as exc:
+        return Finding("store", Health.ILL, "cannot be opened", str(exc))
+
+
+def _knowledge(settings: Settings) -> Finding:
+    try:
+        chunks = load_knowledge(at_root(settings.retrieval.knowledge))
+    except SolemateError as exc:
+        return Finding("knowledge", Health.ILL, "cannot be read", str(exc))
+    return Finding("knowledge", Health.OK, f"{len(chunks)} chunks")
+
+
+def _tags(settings: Settings) -> Finding:
+    try:
+        groups = load_tags(at_root(settings.vision.tags))
+    except SolemateError as exc:
+        return Finding("tags", Health.ILL, "cannot be read", str(exc))
+    count = sum(len(group.tags) for group in groups)
+    return Finding("tags", Health.OK, f"{count} tags in {len(groups)} groups")
+
+
+def _embedder(settings: Settings) -> Finding:
+    name = settings.retrieval.embedding_model
+    return _folder_or_hub("embeddings", name, "words only", "retrieval.embedding_model")
+
+
+def _vision(settings: Settings) -> Finding:
+    name = settings.vision.model
+    found = "colours only: style and pattern need a CLIP model"
+    return _folder_or_hub("vision", name, found, "vision.model")
+
+
+def _folder_or_hub(part: str, name: str, without: str, key: str) -> Finding:
+    """A model named in the settings: a folder here, something of a hub, or nothing."""
+    if not name:
+        return Finding(part, Health.OK, without)
+    if at_root(name).is_dir():
+        return Finding(part, Health.OK, name)
+    if name.count("/") == 1 and not name.startswith((".", "/", "data/")):
+        return Finding(part, Health.WARNING, f"{name} of a model hub", "Downloaded at first use.")
+    return Finding(part, Health.ILL, f"{name} is no folder", f"Correct {key}, or empty it.")
+
+
+async def _model(settings: Settings) -> Finding:
+    url = settings.model.base_url
+    headers = {}
+    if settings.secrets.MODEL_API_KEY:
+        headers["Authorization"] = f"Bearer {settings.secrets.MODEL_API_KEY.get_secret_value()}"
+    try:
+        async with httpx.AsyncClient(timeout=5) as client:
+            answer = await client.get(f"{url}/models", headers=headers)
+            answer.raise_for_status()
+            names = [model["id"] for model in answer.json()["data"]]
+    except httpx.HTTPStatusError as exc:
+        advice = "Check MODEL_API_KEY and model.base_url."
+        return Finding("model", Health.ILL, f"{url} answers {exc.response.status_code}", advice)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return _model_at_rest(settings)
+    if settings.model.base_model not in names:
+        return Finding(
+            "model",
+            Health.ILL,
+            f"{url} serves {', '.join(names) or 'nothing'}",
+            f"It must serve model.base_model, which is {settings.model.base_model!r}.",
+        )
+    return Finding("model", Health.OK, f"{url} serves {', '.join(names)}")
+
+
+def _model_at_rest(settings: Settings) -> Finding:
+    """Nobody answers at the model's address: fine when `solemate up` is to start it."""
+    url, folder = settings.model.base_url, at_root(settings.model.expert)
+    if not settings.model.embedded:
+        advice = "Start the model server, or correct model.base_url."
+        return Finding("model", Health.ILL, f"no answer from {url}", advice)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        advice = "Run `solemate models build`, or get the folder from the repository again."
+        return Finding("model", Health.ILL, f"{folder} holds no model", advice)
+    return Finding("model", Health.OK, f"{settings.model.expert}, started when it is needed")
+
+
+async def _page(settings: Settings) -> Finding:
+    address = settings.web.address
+    if await _solemate_answers(settings):
+        return Finding("page", Health.OK, f"solemate is running at {address}")
+    if port_is_free(settings.web.host, settings.web.port):
+        return Finding("page", Health.OK, f"{address} is free")
+    return Finding(
+        "page",
+        Health.ILL,
+        f"port {settings.web.port} is taken by another program",
+        "Choose another with SOLEMATE__WEB__PORT.",
+    )
+
+
+async def _solemate_answers(settings: Settings) -> bool:
+    return await answers_at(settings.web.address)
+
+
+async def answers_at(address: str) -> bool:
+    """Whether a solemate is running at this address."""
+    try:
+        async with httpx.AsyncClient(timeout=2) as client:
+            health = (await client.get(f"{address}/health")).json()
+    except (httpx.HTTPError, ValueError):
+        return False
+    return isinstance(health, dict) and health.get("service") == "solemate"
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,448 @@
+"""The expert: `Engine.answer` turns a message into a stored reply, `Engine.rate` stores a thumb."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+
+import structlog
+
+from core.errors import AnswerUnsupported, MessageRejected, ModelUnavailable
+from core.followup import Resolved, points_back, resolve
+from core.grounding import Ground, guarded, is_refusal, used_passages
+from core.messages import (
+    ChatMessage,
+    Delta,
+    Done,
+    Event,
+    Feedback,
+    Found,
+    ImageTag,
+    Language,
+    Outcome,
+    Passage,
+    Replaced,
+    Reply,
+    Seen,
+    Source,
+    Timings,
+    Turn,
+    UserMessage,
+)
+from core.model import ChatModel, Sampling
+from core.photos import PhotoLimits, open_photo, to_jpeg
+from core.prompt import Budget, build_prompt
+from core.retrieval import Query, Relevance, Retrieved, Retriever
+from core.smalltalk import has_words, small_talk
+from core.store import Store
+from core.tags import contradicted
+from core.vision import Vision
+from core.wording import ask_back, describe_photo, language_of, photo_differs, say
+
+log = structlog.get_logger()
+
+MAX_PHOTOS = 4
+# Control characters but tab and line feed, and halves of surrogate pairs: no database and no model
+# server takes them all.
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_REWRITE: dict[Language, str] = {
+    "zh": "把最后一个问题改写成不看上文也能懂的一句话，只输出改写后的问题。",
+    "en": "Rewrite the last question so that it can be understood alone. Output the question only.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the engine answers; `budget` is what the model may read, the answer not counted."""
+
+    base_model: str
+    sampling: Sampling
+    budget: Budget
+    photo_limits: PhotoLimits
+    max_characters: int
+    rounds: int
+    expire_seconds: float
+    rewrite: str = "carry"
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What is known of the answer while it is being made."""
+
+    message: UserMessage
+    started: float
+    asked_at: float
+    language: Language = "zh"
+    jpegs: tuple[bytes, ...] = ()
+    tags: tuple[ImageTag, ...] = ()
+    resolved: Resolved = field(default_factory=lambda: Resolved("", ""))
+    passages: tuple[Passage, ...] = ()
+    prompt: tuple[ChatMessage, ...] = ()
+    sampling: Sampling | None = None
+    lead: str = ""
+    text: str = ""
+    outcome: Outcome = Outcome.ANSWERED
+    suggestions: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+    adapter: str = ""
+    complete: bool = False
+    vision_seconds: float = 0.0
+    retrieval_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+class Engine:
+    """Answers questions about shoes from the knowledge base, with the model's words."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        retriever: Retriever,
+        vision: Vision,
+        model: ChatModel,
+        choose_adapter: Callable[[str], Awaitable[str]],
+        options: Options,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`choose_adapter` names the model or adapter that answers a person (by user id)."""
+        self._store = store
+        self._retriever = retriever
+        self._vision = vision
+        self._model = model
+        self._choose_adapter = choose_adapter
+        self._options = options
+        self._clock = clock
+
+    async def answer(
+        self,
+        message: UserMessage,
+        *,
+        history: Sequence[Turn] | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Answer a message: events while it happens, then `Done` with the stored reply.
+
+        `history` replaces the conversation's own. `stop`, once set, ends the answer where it is.
+        Raises `MessageRejected` and `ImageRejected` for what cannot be taken; a model that fails
+        never raises: the best passage is quoted.
+        """
+        self.check(message)
+        message = replace(message, text=_UNWRITABLE.sub("", message.text))
+        draft = _Draft(message, self._clock(), time.time())
+        turns = await self._history(message) if history is None else tuple(history)
+        draft.language = _language(message, turns)
+        if message.images:
+            await self._look(draft)
+            yield Seen(draft.tags)
+        async with aclosing(self._reply(draft, turns, stop or asyncio.Event())) as events:
+            async for event in events:
+                yield event
+        yield Done(await self._remember(draft))
+
+    async def rate(self, feedback: Feedback) -> None:
+        """Commit a verdict; the last one of a person on a reply counts. `NotFound` without it."""
+        await self._store.add_feedback(feedback)
+        log.info("rated", reply=feedback.reply_id, rating=feedback.rating)
+
+    async def _reply(
+        self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event
+    ) -> AsyncGenerator[Event, None]:
+        """Fill the draft: by hand where no passage is needed, else from what is found."""
+        if by_hand := self._by_hand(draft, turns):
+            draft.text, draft.outcome = by_hand
+            draft.complete = True
+            yield Delta(draft.text)
+            return
+        await self._resolve(draft, turns)
+        found = await self._search(draft)
+        if found.relevance is not Relevance.ANSWER:
+            self._decline(draft, found)
+            yield Delta(draft.text)
+            return
+        yield Found(draft.passages)
+        draft.lead = self._differs(draft)
+        if draft.lead:
+            yield Delta(draft.lead)
+        async with aclosing(self._write(draft, turns, stop)) as events:
+            async for event in events:
+                yield event
+
+    def check(self, message: UserMessage) -> None:
+        """Raise `MessageRejected` for a message that cannot be taken."""
+        limit = self._options.max_characters
+        if not message.text.strip() and not message.images:
+            raise MessageRejected(
+                "The message is empty; write a question or attach a photo.", code="text_empty"
+            )
+        if len(message.text) > limit:
+            raise MessageRejected(
+                f"The message has {len(message.text)} characters; the limit is {limit}.",
+                code="text_long",
+                status=413,
+            )
+        if len(message.images) > MAX_PHOTOS:
+            raise MessageRejected(
+                f"The message has {len(message.images)} photos; the limit is {MAX_PHOTOS}.",
+                code="photo_many",
+                status=413,
+            )
+
+    async def _history(self, message: UserMessage) -> tuple[Turn, ...]:
+        return await self._store.history(
+            message.conversation_id,
+            rounds=self._options.rounds,
+            since=time.time() - self._options.expire_seconds,
+        )
+
+    async def _look(self, draft: _Draft) -> None:
+        """Decode the photos safely and read them; a tag keeps its best score of all photos."""
+        started = self._clock()
+        best: dict[tuple[str, str], ImageTag] = {}
+        jpegs = []
+        for data in draft.message.images:
+            photo = await asyncio.to_thread(open_photo, data, self._options.photo_limits)
+            jpegs.append(await asyncio.to_thread(to_jpeg, photo))
+            for tag in await self._vision.tags(photo):
+                key = (tag.group, tag.name)
+                if key not in best or best[key].score < tag.score:
+                    best[key] = tag
+        draft.jpegs = tuple(jpegs)
+        draft.tags = tuple(sorted(best.values(), key=lambda tag: -tag.score))
+        draft.vision_seconds = self._clock() - started
+
+    def _by_hand(self, draft: _Draft, turns: Sequence[Turn]) -> tuple[str, Outcome] | None:
+        """The answer to a message without a question: small talk, a bare photo, no words."""
+        text, language = draft.message.text, draft.language
+        if draft.jpegs and not has_words(text):
+            return describe_photo(
+                draft.tags, draft.language, self._vision.colours_only
+            ), Outcome.CLARIFY
+        if kind := small_talk(text):
+            return say(kind, language), Outcome.ANSWERED
+        if not has_words(text):
+            return say("no_words", language), Outcome.CLARIFY
+        if language_of(text) is None:
+            return say("other_language", language), Outcome.REFUSED
+        return None
+
+    async def _resolve(self, draft: _Draft, turns: Sequence[Turn]) -> None:
+        """Complete a follow-up from the turns before it, by rule or by the model."""
+        text = draft.message.text.strip()
+        rewrite = self._options.rewrite
+        if rewrite == "off":
+            draft.resolved = Resolved(text, text, draft.tags)
+            return
+        draft.resolved = resolve(text, turns, draft.tags)
+        if rewrite == "model" and turns and points_back(text):
+            rewritten = await self._rewritten(draft, turns)
+            if rewritten:
+                draft.resolved = replace(draft.resolved, query=rewritten)
+        draft.tags = draft.resolved.tags
+
+    async def _rewritten(self, draft: _Draft, turns: Sequence[Turn]) -> str:
+        """The model's stand-alone form of a follow-up; "" when it has none to give."""
+        prompt = (
+            ChatMessage("system", _REWRITE[draft.language]),
+            *_rounds(turns),
+            ChatMessage("user", draft.message.text),
+        )
+        sampling = replace(self._options.sampling, max_tokens=80, temperature=0.0)
+        text = ""
+        try:
+            async with aclosing(
+                self._model.stream(prompt, self._options.base_model, sampling)
+            ) as pieces:
+                async for piece in pieces:
+                    text += piece.text
+        except ModelUnavailable as exc:
+            log.warning("rewrite_failed", error=type(exc).__name__)
+            return ""
+        return text.strip().splitlines()[0] if text.strip() else ""
+
+    async def _search(self, draft: _Draft) -> Retrieved:
+        started = self._clock()
+        text, groups = draft.message.text, self._vision.groups
+        agreeing = tuple(tag for tag in draft.tags if not contradicted(tag, text, groups))
+        found = await self._retriever.search(Query(draft.resolved.query, agreeing, draft.language))
+        draft.passages = found.passages
+        draft.retrieval_seconds = self._clock() - started
+        return found
+
+    def _decline(self, draft: _Draft, found: Retrieved) -> None:
+        """Nothing (surely) relevant: ask back with the nearest topics, or say so politely."""
+        draft.complete = True
+        if found.relevance is Relevance.CLARIFY:
+            draft.suggestions = tuple(dict.fromkeys(passage.title for passage in found.passages))
+            draft.outcome = Outcome.CLARIFY
+            draft.text = ask_back(draft.suggestions, draft.language)
+        else:
+            draft.outcome = Outcome.REFUSED
+            draft.text = say("refused", draft.language)
+
+    def _differs(self, draft: _Draft) -> str:
+        """What was seen, where the person's words say otherwise; the words win."""
+        for tag in draft.tags:
+            if said := contradicted(tag, draft.message.text, self._vision.groups):
+                return photo_differs(tag, said, draft.language)
+        return ""
+
+    async def _write(
+        self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event
+    ) -> AsyncGenerator[Event, None]:
+        """Let the model answer from the passages; where it fails or invents, quote the best."""
+        message, options = draft.message, self._options
+        draft.sampling = _sampling(options.sampling, message)
+        draft.prompt = build_prompt(
+            draft.resolved.question,
+            language=draft.language,
+            passages=draft.passages,
+            tags=draft.tags,
+            history=_rounds(turns),
+            budget=options.budget,
+        )
+        draft.adapter = await self._choose_adapter(message.user_id)
+        asked = self._clock()
+        try:
+            async with aclosing(self._say(draft, draft.sampling, stop)) as events:
+                async for event in events:
+                    yield event
+        except ModelUnavailable as exc:
+            log.warning("model_failed", error=type(exc).__name__, adapter=draft.adapter)
+            quote = "quoted_unsure" if isinstance(exc, AnswerUnsupported) else "quoted"
+            self._quote(draft, quote)
+            yield Replaced(draft.text)
+        finally:
+            draft.model_seconds = self._clock() - asked
+
+    async def _say(
+        self, draft: _Draft, sampling: Sampling, stop: asyncio.Event
+    ) -> AsyncGenerator[Event, None]:
+        """The model's text as it comes, as far as its passages support it."""
+        finish, said = None, ""
+        pieces = self._model.stream(draft.prompt, draft.adapter, sampling)
+        async with aclosing(pieces), aclosing(guarded(pieces, _ground(draft))) as safe:
+            async for piece in safe:
+                if not said:
+                    draft.first_token_seconds = self._clock() - draft.started
+                said += piece.text
+                finish = piece.finish_reason
+                yield Delta(piece.text)
+                if stop.is_set():
+                    break
+        draft.complete = finish == "stop"
+        ending = {"stop": "", "length": say("cut", draft.language)}.get(
+            finish or "", say("stopped", draft.language)
+        )
+        if ending:
+            yield Delta(ending)
+        draft.text = draft.lead + said + ending
+        draft.outcome = Outcome.REFUSED if is_refusal(said) else Outcome.ANSWERED
+        if draft.outcome is Outcome.ANSWERED:
+            draft.sources = _sources(used_passages(said, draft.passages))
+
+    def _quote(self, draft: _Draft, sentence: str) -> None:
+        """Answer with the best passage word for word, marked as a quote; never trained on."""
+        best = draft.passages[0]
+        draft.text = say(sentence, draft.language, title=best.title, text=best.text)
+        draft.outcome = Outcome.QUOTED
+        draft.complete = False
+        draft.sources = _sources([best])
+
+    async def _remember(self, draft: _Draft) -> Reply:
+        """Store the turn with everything that took part in it, and return its reply."""
+        message = draft.message
+        reply = Reply(
+            id=uuid.uuid4().hex,
+            conversation_id=message.conversation_id,
+            text=draft.text,
+            outcome=draft.outcome,
+            language=draft.language,
+            sources=draft.sources,
+            tags=draft.tags,
+            suggestions=draft.suggestions,
+            adapter=draft.adapter,
+            complete=draft.complete,
+            timings=Timings(
+                vision=draft.vision_seconds,
+                retrieval=draft.retrieval_seconds,
+                first_token=draft.first_token_seconds,
+                model=draft.model_seconds,
+                total=self._clock() - draft.started,
+            ),
+        )
+        turn = Turn(
+            reply=reply,
+            message_id=message.id,
+            user_id=message.user_id,
+            platform=message.platform,
+            question=message.text,
+            query=draft.resolved.query,
+            prompt=draft.prompt,
+            passages=draft.passages,
+            sampling=asdict(draft.sampling) if draft.sampling else {},
+            asked_at=draft.asked_at,
+        )
+        await self._store.add_turn(turn, draft.jpegs)
+        log.info(
+            "answered",
+            reply=reply.id,
+            conversation=reply.conversation_id,
+            outcome=reply.outcome,
+            adapter=reply.adapter,
+            own_ms=round(reply.timings.own * 1000, 1),
+            total_ms=round(reply.timings.total * 1000, 1),
+        )
+        return reply
+
+
+def _language(message: UserMessage, turns: Sequence[Turn]) -> Language:
+    """The person's choice, else the text's, else (a bare photo, "👍") the conversation's."""
+    if message.language is not None:
+        return message.language
+    if turns and not any(char.isalpha() for char in message.text):
+        return turns[-1].reply.language
+    return language_of(message.text) or "en"
+
+
+def _rounds(turns: Sequence[Turn]) -> list[ChatMessage]:
+    """The conversation so far, as the model reads it; what was no answer is left out."""
+    return [
+        message
+        for turn in turns
+        if turn.reply.outcome in (Outcome.ANSWERED, Outcome.QUOTED) and turn.question.strip()
+        for message in (
+            ChatMessage("user", turn.question),
+            ChatMessage("assistant", turn.reply.text),
+        )
+    ]
+
+
+def _sampling(default: Sampling, message: UserMessage) -> Sampling:
+    """The settings' sampling with what the message asks for."""
+    return replace(
+        default,
+        max_tokens=message.max_tokens or default.max_tokens,
+        temperature=default.temperature if message.temperature is None else message.temperature,
+    )
+
+
+def _ground(draft: _Draft) -> Ground:
+    """What the answer may say: question, passages and tags."""
+    return Ground.of(
+        (
+            draft.resolved.question,
+            *(f"{passage.title}\n{passage.text}" for passage in draft.passages),
+            *(f"{tag.name} {tag.phrase} {tag.score:.0%}" for tag in draft.tags),
+        )
+    )
+
+
+def _sources(passages: Sequence[Passage]) -> tuple[Source, ...]:
+    return tuple(Source(p.id, p.title, p.text, p.source) for p in passages)

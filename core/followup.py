@@ -1,0 +1,131 @@
+"""Follow-ups: what "那它防水吗" means after the turns before it, without asking a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.messages import ImageTag, Outcome, Turn
+
+# A question that opens like this goes on from the one before.
+_GOES_ON = re.compile(
+    r"^(那(?![种双款个只些样边面])|还有|另外|所以|然后|要是|可是|但是?)"
+    r"|^(and|but|so|then|what about|how about|also|what if)\b",
+    re.IGNORECASE,
+)
+# Nothing but this says nothing by itself.
+_BARE = re.compile(
+    r"(为什么|为啥|怎么[办洗说做选]?|哪[个种](更?好)?|具体|详细|继续|举个例子)(呢|吗|说说|一点)*"
+    r"|why|why not|how|how so|which one|when|where|really|tell me more|go on",
+    re.IGNORECASE,
+)
+# Words that stand for something else: something said before, where the question is short …
+_STANDS_FOR = re.compile(
+    r"它|[这那](双|款|个(?!月)|些|种|只|样|鞋)|刚才|前面说|上面说|同样|呢[？?]?$"
+    r"|\b(it|its|they|them|their|those|these(?! days)|this one|that one|the same|instead(?! of))\b",
+    re.IGNORECASE,
+)
+_SHORT = 12
+# … and names nothing in front of that word, nor describes it ("那种没带子的"), nor uses it for
+# nothing ("is it safe to").
+_NAMES = re.compile(
+    r"[鞋靴拖皮底跟垫袜]|\b(my|our|the|an?|some|his|her|your) (?!same)\w+|\b\w{3,}[^s\W]s\b",
+    re.IGNORECASE,
+)
+_DESCRIBES = re.compile(r"[这那].*的|\bit\b.*\b(to|if|that)\b", re.IGNORECASE)
+_WORD = re.compile(r"[\u3400-\u9fff]|[A-Za-z'’]+")
+_YES = re.compile(
+    r"^(是|是的|对|对的|嗯+|好|好的|可以|没错|就是|yes|yeah|yep|ok|okay|sure|right)[。.!！~～]*$",
+    re.IGNORECASE,
+)
+_ORDINAL = re.compile(
+    r"^\s*(?:(?:第|the|option)\s*)?(?:(?P<han>[一二三])|(?P<digit>[1-3])|(?P<letter>[abc])|(?P<word>first|second|third))"
+    r"\s*(?:个|种|项|one)?\s*[。.!！]?$",
+    re.IGNORECASE,
+)
+_ORDINALS = {
+    **dict.fromkeys(("一", "1", "a", "first"), 0),
+    **dict.fromkeys(("二", "2", "b", "second"), 1),
+    **dict.fromkeys(("三", "3", "c", "third"), 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A question that can be searched by itself.
+
+    `question` is for the model, `query` for the search; `tags` are the last photo's where the
+    question is still about it. `carried` says that something came from an earlier turn.
+    """
+
+    question: str
+    query: str
+    tags: tuple[ImageTag, ...] = ()
+    carried: bool = False
+
+
+def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Resolved:
+    """Complete a follow-up from the turns before it; other questions come back as they are.
+
+    Rules in order: an answer to our "did you mean" picks that topic for the question asked then;
+    a bare yes repeats the last question; a question that points back ("它", "what about …") is
+    searched together with the last topic and keeps the last photo's tags.
+    """
+    if not turns:
+        return Resolved(text, text, tags)
+    last = turns[-1]
+    if last.reply.outcome is Outcome.CLARIFY:
+        if (choice := chosen(text, last.reply.suggestions)) is not None:
+            return Resolved(_joined(last.question, choice), choice, last.reply.tags, True)
+        if last.reply.tags and not last.question.strip():
+            return Resolved(text, text, tags or last.reply.tags, True)
+    if _YES.match(text.strip()):
+        return Resolved(last.question, last.query, last.reply.tags, True)
+    if not points_back(text):
+        return Resolved(text, text, tags)
+    topic = _topic(turns)
+    return Resolved(text, _joined(topic, text), tags or last.reply.tags, True)
+
+
+def chosen(text: str, suggestions: Sequence[str]) -> str | None:
+    """Which suggestion a person picked, by name or by place ("第二个", "B"), or None."""
+    plain = text.strip().casefold()
+    named = [suggestion for suggestion in suggestions if suggestion.casefold() in plain]
+    if named:
+        return max(named, key=len)
+    if len(suggestions) == 1 and _YES.match(plain):
+        return suggestions[0]
+    if match := _ORDINAL.match(plain):
+        place = _ORDINALS[next(group for group in match.groups() if group)]
+        if place < len(suggestions):
+            return suggestions[place]
+    return None
+
+
+def points_back(text: str) -> bool:
+    """Whether a question needs an earlier one to be understood."""
+    text = text.strip()
+    if _GOES_ON.search(text) or _BARE.fullmatch(text.rstrip("?？。.!！ ")):
+        return True
+    word = _STANDS_FOR.search(text)
+    if word is None or len(_WORD.findall(text)) > _SHORT:
+        return False
+    return not (_NAMES.search(text[: word.start()]) or _DESCRIBES.search(text, word.start()))
+
+
+def _topic(turns: Sequence[Turn]) -> str:
+    """What the conversation was about last: the newest turn's best source, passage or question.
+
+    What was found for a refused question was not about it.
+    """
+    for turn in reversed(turns):
+        if turn.reply.sources:
+            return turn.reply.sources[0].title
+        if turn.passages and turn.reply.outcome is not Outcome.REFUSED:
+            return turn.passages[0].title
+    return turns[-1].question
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first} {second}".strip()

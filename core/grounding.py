@@ -1,0 +1,276 @@
+"""Does an answer stand on its passages? Which sentence stands on which?
+
+Two questions asked of every answer: does it hold a number, size or name that its passages do not
+(then the passage is quoted instead), and which passages did it really use (those are its sources).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from core.errors import AnswerUnsupported
+from core.knowledge import sentences
+from core.messages import Passage
+from core.model import Piece
+
+# A sentence of the answer must share this part of its shingles with passages and question. The
+# figure only catches text that comes from nowhere: paraphrases of a passage stay well above it.
+MIN_SUPPORT = 0.3
+# A passage counts as used where it holds this part of a sentence's shingles, and nearly as much
+# as the passage that holds most.
+MIN_OVERLAP = 0.45
+_NEARLY = 0.9
+
+_UNITS = {
+    "毫米": "mm", "厘米": "cm", "公分": "cm", "米": "m", "公里": "km", "千米": "km",
+    "克": "g", "千克": "kg", "公斤": "kg", "小时": "h", "分钟": "min", "秒": "s",
+    "天": "day", "周": "week", "个月": "month", "月": "month", "年": "year", "岁": "year",
+    "度": "°c", "℃": "°c", "°c": "°c", "焦耳": "j", "焦": "j", "码": "size", "号": "size",
+    "mm": "mm", "millimetre": "mm", "millimeter": "mm", "cm": "cm", "centimetre": "cm",
+    "centimeter": "cm", "m": "m", "metre": "m", "meter": "m", "km": "km", "kilometre": "km",
+    "kilometer": "km", "g": "g", "gram": "g", "kg": "kg", "kilogram": "kg", "hour": "h",
+    "h": "h", "minute": "min", "min": "min", "second": "s", "day": "day", "week": "week",
+    "month": "month", "year": "year", "j": "j", "joule": "j", "inch": "inch", "inches": "inch",
+    "英寸": "inch", "size": "size",
+    "%": "%", "percent": "%", "倍": "x", "times": "x",
+}  # fmt: skip
+_UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:[./]\d+)?)"
+_QUANTITY = re.compile(
+    rf"(?P<first>{_NUMBER})(?:\s*(?:[-–—~～到至]|to|and|or|或)\s*(?P<last>{_NUMBER}))?"
+    rf"\s*(?P<unit>(?:{_UNIT})s?(?![a-z]))?",
+    re.IGNORECASE,
+)
+_DIGITS = "一二三四五六七八九两"
+_HAN_DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2}
+_HAN_PLACES = {"十": 10, "百": 100, "千": 1000, "万": 10_000}
+# A lone 十, 百 or 一 is part of too many words (十分, 百搭, 一般), so it needs a unit behind it.
+_HAN_NUMBER = re.compile(
+    rf"[{_DIGITS}](?:[十百万]|千(?![米克]))(?:[零十百万{_DIGITS}]|千(?![米克]))*"
+    rf"|十[{_DIGITS}]|[十半{_DIGITS}](?=\s*(?:{_UNIT}))"
+)
+_ENGLISH_NUMBERS = {
+    "half": "0.5", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
+    "seven": "7", "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
+    "fifteen": "15", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60",
+    "ninety": "90", "hundred": "100",
+}  # fmt: skip
+_ENGLISH = "|".join(_ENGLISH_NUMBERS)
+_ENGLISH_NUMBER = re.compile(
+    rf"\b(?P<word>{_ENGLISH})[\s-]+(?:an?\s+)?(?=(?:{_UNIT})s?\b)", re.IGNORECASE
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-+.'’][A-Za-z0-9]+)*")
+_NAME_PART = re.compile(r"[-+.'’]")
+_HAN = re.compile(r"[\u3400-\u9fff]")
+
+# What may still grow into another number, unit or name when the next piece comes.
+_FIGURE = rf"[\d½半十{_DIGITS}][\d.,/½零半十百千万{_DIGITS}]*"
+_UNIT_START = "|".join(
+    sorted({re.escape(unit[:end]) for unit in _UNITS for end in range(1, len(unit) + 1)})
+)
+_UNFINISHED = re.compile(
+    rf"(?:{_FIGURE}(?:\s*(?:[-–—~～到至或]|to|and|or)\s*(?:{_FIGURE})?)?\s*"
+    rf"(?:[A-Za-z°℃%％]*|{_UNIT_START})"
+    rf"|\b(?:{_ENGLISH})(?:[\s-]+[A-Za-z]*){{0,2}}"
+    r"|[A-Za-z0-9.,/%°+\-–~'’]+)$",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"(资料|知识|文档)(里|中|库里|库中)?(都)?(并)?(没有|没提|未提|没写|找不到|不包含)"
+    r"|我(也|还|真|暂时)?不(知道|清楚|了解)|^(抱歉，|对不起，)?不(知道|清楚|了解)[。！]?$"
+    r"|(没有|未)(找到|查到)相关|无法回答"
+    r"|\b(I|documents|notes|passages|sources) (do|did)(n['’]t| not) "
+    r"(know|cover|say|mention|hold|contain|have)\b"
+    r"|\bnot ((covered|mentioned|found) )?(in|by) (my|the) (documents|notes|passages)\b"
+    r"|\bI (cannot|can['’]t) (answer|find)\b",
+    re.IGNORECASE,
+)
+
+# A short piece of text said four times in a row: the model has lost its way.
+_LOOP = re.compile(r"([^\W\d_]{1,8}?)\1{3,}")
+# Fewer English words than this are the question's own, not a passage's.
+_ENOUGH_WORDS = 15
+
+Quantity = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Everything an answer may say: the passages, the question and the tags it was given."""
+
+    quantities: frozenset[Quantity]
+    names: frozenset[str]
+    shingles: frozenset[str]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Ground:
+        """The ground made of these texts."""
+        joined = "\n".join(texts)
+        return cls(
+            frozenset(quantities(joined)),
+            frozenset(_names(joined)) | frozenset(_words(joined)),
+            frozenset(shingles(joined)),
+        )
+
+    def unsupported(self, text: str, *, finished: bool = True) -> str | None:
+        """The first number, size, name or sentence of `text` that stands on nothing, or None.
+
+        A last sentence that is not `finished` is only looked at for figures and names.
+        """
+        for value, unit in quantities(text):
+            if not self._knows_quantity(value, unit):
+                return value
+        for name in self._strange_names(text):
+            return name
+        if is_refusal(text):
+            return None
+        if found := _LOOP.search(text):
+            return found.group()
+        whole = sentences(text)
+        for sentence in whole if finished else whole[:-1]:
+            parts = shingles(sentence)
+            if len(parts) <= 4 or not self._speaks_the_language_of(sentence):
+                continue
+            if len(parts & self.shingles) < MIN_SUPPORT * len(parts):
+                return sentence
+        return None
+
+    def _speaks_the_language_of(self, sentence: str) -> bool:
+        """False for a translation: an English sentence over Chinese passages shares no word."""
+        if _HAN.search(sentence):
+            return any(_HAN.match(part) for part in self.shingles)
+        return sum(part.isascii() for part in self.shingles) >= _ENOUGH_WORDS
+
+    def _knows_quantity(self, value: str, unit: str) -> bool:
+        if unit:
+            return (value, unit) in self.quantities or (value, "") in self.quantities
+        return any(value == known for known, _ in self.quantities)
+
+    def _strange_names(self, text: str) -> Iterator[str]:
+        """Latin words in Chinese text, and capitalised or digit-bearing words in English text.
+
+        An English sentence's first word is capitalised anyway, so it only counts with a capital
+        or digit further on, as in GORE-TEX.
+        """
+        chinese = bool(_HAN.search(text))
+        starts = {len(text) - len(text.lstrip())} | {
+            match.end() for match in re.finditer(r"[.!?:\n“\"]\s*", text)
+        }
+        for match in _NAME.finditer(text):
+            word = match.group()
+            if text[: match.start()].rstrip()[-1:].isdigit() and word.casefold() in _UNITS:
+                continue
+            inner = word[1:] if match.start() in starts else word
+            named = chinese or _is_marked(inner)
+            if named and not self._knows_name(word) and word not in ("I", "I'm", "Solemate"):
+                yield word
+
+    def _knows_name(self, word: str) -> bool:
+        """Whether the word is known, or each part of it that could be a name: GORE-TEX-lined."""
+        parts = [part for part in _NAME_PART.split(word) if _is_marked(part)] or [word]
+        return any(
+            all(name in self.names or name.removesuffix("s") in self.names for name in names)
+            for names in ([word.casefold()], [part.casefold() for part in parts])
+        )
+
+
+def quantities(text: str) -> set[Quantity]:
+    """(number, unit) pairs of a text; a range gives its unit to both ends, "" means no unit."""
+    found: set[Quantity] = set()
+    # NFKC would make 81/2 of 8½.
+    text = re.sub(r"(\d*)½", lambda match: f"{match[1] or 0}.5", text)
+    text = unicodedata.normalize("NFKC", text)
+    text = _HAN_NUMBER.sub(lambda match: _han_value(match.group()), text)
+    text = _ENGLISH_NUMBER.sub(lambda match: f"{_ENGLISH_NUMBERS[match['word'].casefold()]} ", text)
+    for match in _QUANTITY.finditer(text):
+        spelled = (match["unit"] or "").casefold()
+        unit = _UNITS.get(spelled) or _UNITS.get(spelled.removesuffix("s"), "")
+        found.add((_canonical(match["first"]), unit))
+        if match["last"]:
+            found.add((_canonical(match["last"]), unit))
+    return found
+
+
+def shingles(text: str) -> set[str]:
+    """Pairs of neighbouring Han characters, and Latin words without their ending."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    runs = re.findall(r"[\u3400-\u9fff]+", folded)
+    pairs = {run[i : i + 2] for run in runs for i in range(len(run) - 1)}
+    return pairs | {word[:5] for word in _words(folded) if len(word) > 2}
+
+
+def used_passages(answer: str, passages: Sequence[Passage]) -> list[Passage]:
+    """The passages that the answer's sentences were taken from, in the order of first use."""
+    parts = [(passage, shingles(f"{passage.title}\n{passage.text}")) for passage in passages]
+    used: dict[str, Passage] = {}
+    for sentence in sentences(answer):
+        wanted = shingles(sentence)
+        if not wanted:
+            continue
+        shares = [len(wanted & held) / len(wanted) for _, held in parts]
+        best = max(shares, default=0.0)
+        for (passage, _), share in zip(parts, shares, strict=True):
+            if share >= MIN_OVERLAP and share >= best * _NEARLY:
+                used.setdefault(passage.id, passage)
+    return list(used.values())
+
+
+async def guarded(pieces: AsyncIterator[Piece], ground: Ground) -> AsyncGenerator[Piece, None]:
+    """Pass a model's pieces on; raise `AnswerUnsupported` before an invented one is shown.
+
+    A number or name is held back until it cannot grow any more. A refusal has no passage to stand
+    on, but its figures and names are looked at all the same.
+    """
+    text = shown = ""
+    async for piece in pieces:
+        text += piece.text
+        finished = piece.finish_reason is not None
+        ready = text if finished else _UNFINISHED.sub("", text)
+        if len(ready) <= len(shown) and not finished:
+            continue
+        if ground.unsupported(ready, finished=finished) is not None:
+            raise AnswerUnsupported("The model's answer holds something its passages do not.")
+        yield Piece(ready[len(shown) :], piece.finish_reason)
+        shown = ready
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a model's answer says that it does not know (and little else)."""
+    return len(text) <= 200 and bool(_REFUSAL.search(text))
+
+
+def _names(text: str) -> Iterator[str]:
+    for match in _NAME.finditer(text):
+        yield match.group().casefold()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.casefold())
+
+
+def _canonical(number: str) -> str:
+    """One spelling for 1,000 and 1000, for 25.0 and 25; a fraction stays as it is."""
+    return number if "/" in number else f"{Decimal(number.replace(',', '')).normalize():f}"
+
+
+def _han_value(text: str) -> str:
+    """A Chinese numeral in digits: 半 0.5, 十二 12, 三百 300, 一万二千 12000."""
+    if text == "半":
+        return "0.5"
+    total = section = current = 0
+    for char in text:
+        if char in _HAN_DIGITS:
+            current = _HAN_DIGITS[char]
+        elif char == "万":
+            total, section, current = (total + section + current) * _HAN_PLACES[char], 0, 0
+        else:
+            section, current = section + (current or 1) * _HAN_PLACES[char], 0
+    return str(total + section + current)
+
+
+def _is_marked(word: str) -> bool:
+    return any(char.isupper() or char.isdigit() for char in word)

@@ -1,0 +1,225 @@
+"""Knowledge files -> chunks: every object checked, long texts split where a sentence ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from core.messages import Language
+from core.terms import detect_language
+
+# A chunk is at most this wide, a Chinese character counting 1 and any other 1/2.
+CHUNK_WIDTH = 400
+TITLE_WIDTH = 30
+MAX_BYTES = 256_000_000
+
+_SENTENCE_END = re.compile(
+    r"(?<=[。！？])(?![”’』」）】])|(?<=[。！？][”’』」）】])"
+    r"|(?<=[.!?])\s+(?=[\"“‘(]?[A-Z0-9])|(?<=[.!?][\"”’)])\s+(?=[\"“‘(]?[A-Z0-9])|\n+"
+)
+_ABBREVIATION = re.compile(
+    r"\b(?:e\.g|i\.e|etc|approx|vs|no|mr|mrs|ms|dr|st|fig)\.$", re.IGNORECASE
+)
+_CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An indexed piece of a document. `part` counts from 0 within a document that was split."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    topic: str
+    lang: Language
+    part: int = 0
+
+    @property
+    def document(self) -> str:
+        """The id of the object in the knowledge file."""
+        return self.id.rpartition("#")[0] if self.part else self.id
+
+    @property
+    def entry(self) -> str:
+        """What a document shares with its twin in the other language (`ID` and `ID.en`)."""
+        return self.document.removesuffix(f".{self.lang}")
+
+    @property
+    def digest(self) -> str:
+        """Changes when any field does."""
+        fields = (self.id, self.title, self.text, self.source, self.topic, self.lang)
+        return hashlib.sha256("\x1f".join(fields).encode()).hexdigest()
+
+
+def load_knowledge(path: Path) -> list[Chunk]:
+    """Read a JSON list of objects with `content` and optional id, title, source, lang, topic.
+
+    Raises `DataError` naming file, line and field of the first thing that is wrong.
+    """
+    chunks: list[Chunk] = []
+    seen: dict[str, int] = {}
+    for item in _objects(path):
+        for chunk in _chunks(item):
+            if chunk.id in seen:
+                item.refuse("id", f"{chunk.id!r} is already used in line {seen[chunk.id]}")
+            seen[chunk.id] = item.line
+            chunks.append(chunk)
+    return chunks
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a Chinese or English text, without the white space around them."""
+    found: list[str] = []
+    for piece in _SENTENCE_END.split(text):
+        piece = piece.strip()
+        if found and _ABBREVIATION.search(found[-1]):
+            found[-1] += f" {piece}"
+        elif piece:
+            found.append(piece)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object of the file, with where it stands for the sake of messages."""
+
+    path: Path
+    text: str
+    start: int
+    end: int
+    fields: Mapping[str, Any]
+
+    @property
+    def line(self) -> int:
+        return self.text.count("\n", 0, self.start) + 1
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Raise, naming the field's own line or, where it is missing, the object's."""
+        found = re.compile(rf'(?<!\\)"{name}"\s*:').search(self.text, self.start, self.end)
+        line = self.text.count("\n", 0, found.start() if found else self.start) + 1
+        raise DataError(f"{self.path}, line {line}, field {name!r}: {problem}.")
+
+    def string(self, name: str) -> str:
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, str):
+            self.refuse(name, f"must be text, not {value!r:.60}")
+        return (value or "").strip()
+
+
+def _objects(path: Path) -> Iterator[_Object]:
+    text = _read(path)
+    decoder = json.JSONDecoder()
+    start = _skip_space(text, 0)
+    if text[start : start + 1] != "[":
+        raise DataError(
+            f"{path}, line 1: must be a JSON list of objects, '[{{\"content\": …}}, …]'."
+        )
+    start = _skip_space(text, start + 1)
+    try:
+        while text[start : start + 1] != "]":
+            fields, end = decoder.raw_decode(text, start)
+            item = _Object(path, text, start, end, fields)
+            if not isinstance(fields, dict):
+                raise DataError(f"{path}, line {item.line}: must be an object, not {fields!r:.60}.")
+            yield item
+            start = _skip_space(text, end)
+            if text[start : start + 1] == ",":
+                start = _skip_space(text, start + 1)
+            elif text[start : start + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, start)
+    except (json.JSONDecodeError, RecursionError) as exc:
+        line = (
+            exc.lineno if isinstance(exc, json.JSONDecodeError) else text.count("\n", 0, start) + 1
+        )
+        raise DataError(f"{path}, line {line}: not valid JSON ({exc}).") from exc
+    if text[start + 1 :].strip():
+        line = text.count("\n", 0, start) + 1
+        raise DataError(f"{path}, line {line}: there is more text after the list's end.")
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(
+                f"{path} is larger than {MAX_BYTES:,} bytes: split it into several files."
+            )
+        raw = path.read_bytes()
+        return raw.decode("utf-8-sig")
+    except OSError as exc:
+        raise DataError(f"Cannot read the knowledge file {str(path)!r}: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8.") from exc
+
+
+def _skip_space(text: str, start: int) -> int:
+    while start < len(text) and text[start] in " \t\r\n":
+        start += 1
+    return start
+
+
+def _chunks(item: _Object) -> Iterator[Chunk]:
+    content = item.string("content")
+    if not content:
+        item.refuse("content", "is missing or empty")
+    document = item.string("id") or hashlib.sha256(content.encode()).hexdigest()[:16]
+    if any(char.isspace() or not char.isprintable() for char in document):
+        item.refuse("id", f"must not hold spaces or control characters: {document!r:.60}")
+    lang = _language(item, content)
+    title = item.string("title") or _first_clause(content)
+    source = item.string("source") or item.path.name
+    topic = item.string("topic")
+    for part, text in enumerate(_split(content)):
+        identity = f"{document}#{part + 1}" if part else document
+        yield Chunk(identity, title, text, source, topic, lang, part)
+
+
+def _language(item: _Object, content: str) -> Language:
+    lang = item.string("lang").casefold().replace("_", "-").partition("-")[0]
+    if lang not in ("", "zh", "en"):
+        item.refuse("lang", f"must be 'zh' or 'en', not {lang!r}")
+    return "zh" if lang == "zh" else "en" if lang == "en" else detect_language(content)
+
+
+def _first_clause(content: str) -> str:
+    clause = _CLAUSE_END.split(content, maxsplit=1)[0].strip() or content
+    return next(_pieces(clause, TITLE_WIDTH))
+
+
+def _split(content: str) -> Iterator[str]:
+    """Whole sentences together up to `CHUNK_WIDTH`; a longer sentence is cut."""
+    if _width(content) <= CHUNK_WIDTH:
+        yield content
+        return
+    kept = ""
+    for sentence in sentences(content):
+        for piece in _pieces(sentence, CHUNK_WIDTH):
+            joined = f"{kept} {piece}" if kept and piece[:1].isascii() else kept + piece
+            if kept and _width(joined) > CHUNK_WIDTH:
+                yield kept
+                kept = piece
+            else:
+                kept = joined
+    yield kept
+
+
+def _pieces(text: str, width: float) -> Iterator[str]:
+    start, used = 0, 0.0
+    for position, char in enumerate(text):
+        cost = _width(char)
+        if used + cost > width:
+            yield text[start:position]
+            start, used = position, 0.0
+        used += cost
+    yield text[start:]
+
+
+def _width(text: str) -> float:
+    return sum(1.0 if ord(char) > 0x2E7F else 0.5 for char in text)

@@ -1,0 +1,79 @@
+"""Structured JSON logs: ids and figures, never texts, and nothing that looks like a token."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import re
+import sys
+from pathlib import Path
+
+import structlog
+
+# Libraries that would log whole URLs, Telegram's with the bot's token in them.
+CHATTY = ("httpx", "httpx2", "httpcore", "telegram", "slack_sdk", "slack_bolt", "openai")
+_TOKEN = re.compile(
+    r"\d{6,}:[A-Za-z0-9_-]{30,}"  # Telegram
+    r"|x(?:ox[a-z]|app)-[A-Za-z0-9-]{8,}"  # Slack
+    r"|\b(?:sk|hf|gh[opsu]|github_pat)[-_][A-Za-z0-9_-]{16,}"  # OpenAI and others
+    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)+"  # JSON web tokens
+    r"|(?i:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?<![A-Za-z0-9/_+-])(?=[A-Za-z0-9/_+-]*\d)(?=[A-Za-z0-9/_+-]*[A-Z])[A-Za-z0-9_+-]{40,}={0,2}"
+    r"|(?<=://)[^/\s:@\"]*:[^/\s\"]+(?=@)"  # a password in a URL
+)
+BLANK = "[secret]"
+
+
+def configure_logs(level: str, file: Path | None) -> None:
+    """Send every log line as JSON to `file` (rotated at 10 MB), or to stderr without one."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    if file is None:
+        handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            file,
+            maxBytes=10_000_000,
+            backupCount=3,
+            encoding="utf-8",
+            delay=True,
+            errors="backslashreplace",
+        )
+    handler.setFormatter(
+        _Blanking(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(ensure_ascii=False),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def blank_tokens(text: str) -> str:
+    """The text with everything token-shaped replaced."""
+    return _TOKEN.sub(BLANK, text)
+
+
+class _Blanking(structlog.stdlib.ProcessorFormatter):
+    """Blanks the finished line, so that no field, message or traceback slips through."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return blank_tokens(super().format(record))

@@ -1,0 +1,315 @@
+"""A question -> ranked passages, and what they are worth: an answer, a choice, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.calibration import Calibration, Signals, confidence
+from core.embedding import Embedder, Vectors
+from core.index import Index
+from core.knowledge import Chunk
+from core.lexical import Match
+from core.messages import ImageTag, Language, Passage
+from core.terms import Analyzer, detect_language
+
+Fusion = Literal["weighted", "rrf"]
+
+# Reciprocal rank fusion's constant: Cormack, Clarke and Büttcher (2009).
+_RRF_K = 60
+# More entries than this are never listed.
+_LISTED = 20
+# A passage that is this much less likely than the best, or than certainty, is not worth reading.
+_WORTH_OF_BEST = 0.2
+_WORTH_READING = 0.03
+
+
+class Relevance(StrEnum):
+    """What the passages found are good for; the values are those of `Outcome`."""
+
+    ANSWER = "answered"
+    CLARIFY = "clarify"
+    REFUSE = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for. A tag's words count by its score; `language` overrides the text's own."""
+
+    text: str
+    tags: tuple[ImageTag, ...] = ()
+    language: Language | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Passages, best first: those worth reading (ANSWER), to offer (CLARIFY), none (REFUSE)."""
+
+    relevance: Relevance
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every candidate of a question, best first, with how likely one of the top is right."""
+
+    hits: tuple[Hit, ...]
+    confidence: float
+    relevance: Relevance
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that was found; `score` ranks it, `probability` is what the score is worth."""
+
+    chunk: Chunk
+    score: float
+    signals: Signals
+    probability: float
+
+    @property
+    def passage(self) -> Passage:
+        chunk = self.chunk
+        return Passage(
+            chunk.id,
+            chunk.title,
+            chunk.text,
+            chunk.source,
+            chunk.topic,
+            chunk.lang,
+            round(self.probability, 4),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalOptions:
+    """How passages are found. `depth` candidates of each leg are fused; `top_k` are given.
+
+    A question whose confidence is below `min_relevance` is refused whatever the calibration says.
+    """
+
+    top_k: int = 3
+    dense_weight: float = 0.3
+    fusion: Fusion = "weighted"
+    min_relevance: float = 0.0
+    depth: int = 50
+
+
+class Reranker(Protocol):
+    """Anything that scores question-passage pairs, 0 to 1."""
+
+    def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one search works on from its beginning to its end."""
+
+    index: Index
+    calibration: Calibration
+
+
+class Retriever:
+    """Searches the newest snapshot it was given; safe to use from many tasks and threads."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        options: RetrievalOptions,
+        reranker: Reranker | None = None,
+    ) -> None:
+        self._snapshot = snapshot
+        self._options = options
+        self._reranker = reranker
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def use(self, snapshot: Snapshot) -> None:
+        """Search this one from now on; searches under way finish on theirs."""
+        self._snapshot = snapshot
+
+    def on(self, snapshot: Snapshot) -> Retriever:
+        """The same way of searching over other knowledge."""
+        return Retriever(snapshot, self._options, self._reranker)
+
+    async def search(self, query: Query) -> Retrieved:
+        """What there is to answer a question with."""
+        ranking = await self.rank(query)
+        count = self._options.top_k
+        if ranking.relevance is Relevance.REFUSE:
+            return Retrieved(ranking.relevance)
+        best = ranking.hits[:count]
+        if ranking.relevance is Relevance.ANSWER:
+            floor = max(_WORTH_READING, _WORTH_OF_BEST * max(hit.probability for hit in best))
+            best = tuple(hit for hit in best if hit.probability >= floor) or best[:1]
+        return Retrieved(ranking.relevance, tuple(hit.passage for hit in best))
+
+    async def rank(self, query: Query) -> Ranking:
+        """All candidates, whatever they are worth: for listings and for measuring."""
+        return await asyncio.to_thread(self._rank, query, None)
+
+    async def rank_without(self, query: Query, entry: str) -> Ranking:
+        """As if the knowledge base lacked this entry: how a question nobody can answer looks."""
+        return await asyncio.to_thread(self._rank, query, entry)
+
+    def _rank(self, query: Query, hidden: str | None) -> Ranking:
+        snapshot, options = self._snapshot, self._options
+        if not len(snapshot.index):
+            return Ranking((), 0.0, Relevance.REFUSE)
+        found = [
+            one
+            for one in _candidates(snapshot.index, query, options)
+            if hidden is None or one.chunk.entry != hidden
+        ]
+        if self._reranker is not None:
+            found = _reranked(found, query, self._reranker)
+        hits = tuple(_hits(found[:_LISTED], snapshot.calibration))
+        sure = confidence([hit.probability for hit in hits[: options.top_k]])
+        return Ranking(hits, sure, self._relevance(sure, snapshot.calibration))
+
+    def _relevance(self, sure: float, calibration: Calibration) -> Relevance:
+        if sure < max(calibration.clarify_from, self._options.min_relevance) or sure == 0:
+            return Relevance.REFUSE
+        return Relevance.ANSWER if sure >= calibration.answer_from else Relevance.CLARIFY
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """The best chunk of an entry, before it is judged."""
+
+    chunk: Chunk
+    score: float
+    overlap: float
+    coverage: float
+    cosine: float
+    reranked: float | None = None
+
+
+def question_terms(analyzer: Analyzer, query: Query) -> dict[str, float]:
+    """The terms to look up: the person's words in full, a tag's by how sure vision is of it."""
+    terms = analyzer.question(query.text)
+    for tag in query.tags:
+        for term, weight in analyzer.question(f"{tag.name} {tag.phrase}").items():
+            terms[term] = max(terms.get(term, 0.0), weight * tag.score)
+    return terms
+
+
+def _candidates(index: Index, query: Query, options: RetrievalOptions) -> list[_Candidate]:
+    """The best chunk of each entry that either leg found, best first."""
+    match = index.lexical.scores(question_terms(index.recipe.analyzer, query))
+    rows = _top_rows(match.scores, options.depth)
+    cosines = np.zeros(len(rows), np.float32)
+    if index.dense is not None and index.recipe.embedder is not None:
+        rows, cosines = _with_dense(index, index.recipe.embedder, query, rows, options.depth)
+    fused = _fused(match.scores[rows], cosines, index.dense is not None, options)
+    language = query.language or detect_language(query.text)
+    return _one_per_entry(index, rows, fused, cosines, match, language)
+
+
+def _top_rows(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    """The rows of the `depth` best scores above 0."""
+    if len(scores) > depth:
+        rows = np.argpartition(-scores, depth)[:depth]
+    else:
+        rows = np.arange(len(scores))
+    return rows[scores[rows] > 0]
+
+
+def _with_dense(
+    index: Index, embedder: Embedder, query: Query, rows: NDArray[np.int64], depth: int
+) -> tuple[NDArray[np.int64], Vectors]:
+    """Both legs' rows, and the cosine of every one: a row that one leg missed is not punished."""
+    assert index.dense is not None
+    words = " ".join([query.text, *(tag.name for tag in query.tags if tag.sure)])
+    vector = embedder.encode_queries([words])[0]
+    if not vector.any():
+        return rows, np.zeros(len(rows), np.float32)
+    keys, _ = index.dense.search(vector, depth)
+    near = np.fromiter((index.row_of_key[int(key)] for key in keys), np.int64, len(keys))
+    rows = np.union1d(rows, near)
+    return rows, index.dense.cosines(vector, index.keys[rows])
+
+
+def _fused(
+    lexical: NDArray[np.float32],
+    cosines: Vectors,
+    dense: bool,
+    options: RetrievalOptions,
+) -> NDArray[np.float32]:
+    if not len(lexical):
+        return lexical
+    if not dense:
+        return lexical / max(float(lexical.max()), 1e-9)
+    share = options.dense_weight
+    if options.fusion == "rrf":
+        return (1 - share) / (_RRF_K + _ranks(lexical)) + share / (_RRF_K + _ranks(cosines))
+    return (1 - share) * lexical / max(float(lexical.max()), 1e-9) + share * cosines
+
+
+def _ranks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    ranks = np.empty(len(scores), np.float32)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return ranks
+
+
+def _one_per_entry(
+    index: Index,
+    rows: NDArray[np.int64],
+    fused: NDArray[np.float32],
+    cosines: Vectors,
+    match: Match,
+    language: Language,
+) -> list[_Candidate]:
+    """Each entry with its best score, shown by its chunk in the asker's language if it has one."""
+    ideal = max(match.ideal, 1e-9)
+    best: dict[str, _Candidate] = {}
+    for place in np.argsort(-fused, kind="stable"):
+        row = int(rows[place])
+        chunk = index.chunks[row]
+        known = best.get(chunk.entry)
+        if known is None:
+            best[chunk.entry] = _Candidate(
+                chunk,
+                float(fused[place]),
+                float(match.scores[row]) / ideal,
+                float(match.covered[row]) / ideal,
+                float(cosines[place]),
+            )
+        elif known.chunk.lang != language and chunk.lang == language:
+            known.chunk = chunk
+    for one in best.values():
+        if one.chunk.lang != language:
+            twin = index.first_rows.get((one.chunk.entry, language))
+            one.chunk = one.chunk if twin is None else index.chunks[twin]
+    return list(best.values())
+
+
+def _reranked(found: list[_Candidate], query: Query, reranker: Reranker) -> list[_Candidate]:
+    texts = [f"{one.chunk.title}\n{one.chunk.text}" for one in found]
+    if texts:
+        for one, score in zip(found, reranker.scores(query.text, texts), strict=True):
+            one.score = one.reranked = float(score)
+    return sorted(found, key=lambda one: -one.score)
+
+
+def _hits(found: Sequence[_Candidate], calibration: Calibration) -> list[Hit]:
+    """Judge candidates; one that is ranked lower is never called likelier."""
+    hits: list[Hit] = []
+    ceiling = 1.0
+    for place, one in enumerate(found):
+        rival = found[1 if place == 0 else 0] if len(found) > 1 else None
+        behind = rival.score if rival else 0.0
+        lead = one.coverage * (one.score - behind) / max(found[0].score, 1e-9)
+        reranked = 0.0 if one.reranked is None else one.reranked - 0.5
+        signals = Signals(one.overlap, one.coverage, one.cosine, lead, reranked)
+        ceiling = min(ceiling, calibration.probability(signals))
+        hits.append(Hit(one.chunk, one.score, signals, ceiling))
+    return hits

@@ -1,0 +1,309 @@
+"""config.toml, a profile and the environment -> `Settings`; alone in reading the environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+
+from core.errors import ConfigError
+from core.logs import blank_tokens
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV_PREFIX = "SOLEMATE__"
+PROFILE_VARIABLE = "SOLEMATE_PROFILE"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    # Strict, or `port = true` would be port 1.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+class Web(_Section):
+    host: str
+    port: Port
+    public_url: str
+    allowed_origins: list[str]
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as this machine reaches it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+class Model(_Section):
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    base_model: Annotated[str, Field(min_length=1)]
+    max_tokens: Count
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)]
+    context_tokens: Annotated[int, Field(ge=256)]
+    first_token_seconds: Positive
+    deadline_seconds: Positive
+    embedded: bool
+    expert: str
+
+
+class Retrieval(_Section):
+    knowledge: str
+    embedding_model: str
+    device: str
+    top_k: Annotated[int, Field(ge=1, le=20)]
+    min_relevance: Share
+    dense_weight: Share
+    fusion: Literal["weighted", "rrf"]
+    reranker: str
+    rewrite: Literal["carry", "model", "off"]
+
+
+class Vision(_Section):
+    model: str
+    device: str
+    tags: str
+    max_tags: Annotated[int, Field(ge=0, le=20)]
+    min_score: Share
+    max_pixels: Count
+    max_bytes: Count
+
+
+class Conversation(_Section):
+    rounds: Annotated[int, Field(ge=0, le=100)]
+    expire_minutes: Positive
+    max_characters: Count
+
+
+class Limits(_Section):
+    messages_per_minute: Count
+    photos_per_minute: Count
+    messages_per_day: Count
+    lanes: Count
+    lane_depth: Count
+
+
+class Database(_Section):
+    url: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://)")]
+    folder: Annotated[str, Field(min_length=1)]
+
+    @property
+    def address(self) -> str:
+        """The URL with a SQLite file's relative path starting at the project's root."""
+        kind, slashes, path = self.url.partition(":///")
+        return f"{kind}{slashes}{at_root(path)}" if kind == "sqlite" else self.url
+
+
+class Privacy(_Section):
+    keep_days: Count
+    train_on_chats: bool
+
+
+class Logging(_Section):
+    level: Literal["debug", "info", "warning", "error"]
+    file: str
+
+
+class Secrets(_Section):
+    """What comes from the environment or `.env` only, under these names."""
+
+    MODEL_API_KEY: SecretStr | None = None
+
+
+class Settings(_Section):
+    """Every setting, checked. Paths in it are relative to the project's root."""
+
+    web: Web
+    model: Model
+    retrieval: Retrieval
+    vision: Vision
+    conversation: Conversation
+    limits: Limits
+    database: Database
+    privacy: Privacy
+    logging: Logging
+    secrets: Secrets
+
+    @property
+    def state(self) -> Path:
+        """The folder for what is generated: index, caches, server logs, secrets."""
+        return at_root(self.database.folder)
+
+
+def at_root(path: str) -> Path:
+    """A path from the settings; relative ones start at the project's root."""
+    return ROOT / path
+
+
+def load_settings(
+    config: Path | None = None,
+    *,
+    profile: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check everything; raise one `ConfigError` that lists every problem.
+
+    Later layers win: `config.toml`, the profile (`profile`, or the variable SOLEMATE_PROFILE),
+    `config`, `.env`, the environment.
+    """
+    variables = {**_dotenv(), **os.environ} if environment is None else environment
+    layers = [ROOT / "config.toml"]
+    if name := profile or variables.get(PROFILE_VARIABLE):
+        layers.append(_profile_file(name))
+    if config is not None:
+        layers.append(config)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _lay_over(values, _read(layer))
+    problems = _lay_environment_over(values, variables)
+    if "secrets" in values:
+        problems.append(
+            f"Secrets do not belong into [secrets]: set {', '.join(Secrets.model_fields)} in the "
+            "environment or in .env."
+        )
+    values["secrets"] = {
+        name: variables[name] for name in Secrets.model_fields if variables.get(name)
+    }
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as exc:
+        problems += [_explain(error) for error in exc.errors(include_url=False)]
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return settings
+
+
+def _dotenv() -> dict[str, str]:
+    path = ROOT / ".env"
+    try:
+        found = dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The file {str(path)!r} cannot be read: {exc}.") from exc
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _profile_file(name: str) -> Path:
+    folder = ROOT / "deploy" / "profiles"
+    path = folder / f"{name}.toml"
+    known = sorted(file.stem for file in folder.glob("*.toml"))
+    if name not in known:
+        raise ConfigError(f"There is no profile {name!r}; choose one of: {', '.join(known)}.")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no settings file {str(path)!r}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"The settings file {str(path)!r} cannot be read: {exc}.") from exc
+
+
+def _lay_over(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _lay_over(values[key], value)
+        else:
+            values[key] = value
+
+
+def _lay_environment_over(values: dict[str, Any], variables: Mapping[str, str]) -> list[str]:
+    """Put SOLEMATE__SECTION__KEY into `values`; return the problems found in the names."""
+    problems = []
+    for variable, text in variables.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
+        if not key:
+            problems.append(
+                f"The variable {variable} names no key; write {ENV_PREFIX}SECTION__KEY, "
+                f"for example {ENV_PREFIX}WEB__PORT."
+            )
+            continue
+        table = values.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = _from_text(text, _annotation(section, key))
+    return problems
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    """An environment variable's text as the setting's type; as it is where it does not fit.
+
+    A list is written as in TOML or with commas, a boolean as true or false, yes or no, 1 or 0.
+    """
+    if get_origin(annotation) is list:
+        if not text.lstrip().startswith("["):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    try:
+        return TypeAdapter(annotation or str).validate_strings(text)
+    except ValidationError:
+        return text
+
+
+def _annotation(section: str, key: str) -> Any:
+    model = _section_model(section)
+    field = model.model_fields.get(key) if model else None
+    return field.annotation if field else None
+
+
+def _section_model(section: str) -> type[BaseModel] | None:
+    field = Settings.model_fields.get(section)
+    annotation = field.annotation if field else None
+    return (
+        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    )
+
+
+def _explain(error: Any) -> str:
+    """One sentence for one problem: the key, the value and what is allowed."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        model = Settings if len(path) == 1 else _section_model(path[0])
+        names = [name for name in (model.model_fields if model else ()) if name != "secrets"]
+        return f"Unknown setting {key!r}{_nearest(path[-1], names)}."
+    if error["type"] == "missing":
+        return f"The setting {key!r} is missing; config.toml has its default."
+    # An address may hold a password.
+    value = "(hidden)" if path[0] == "secrets" else blank_tokens(repr(error["input"]))
+    field = _annotation(path[0], path[1]) if len(path) > 1 else None
+    return f"The setting {key!r} is {value}: {_allowed(error, field)}."
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}" if close else f"; known are {', '.join(known)}"
+
+
+def _allowed(error: Any, annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "allowed are " + ", ".join(repr(choice) for choice in get_args(annotation))
+    if error["type"] == "string_pattern_mismatch":
+        return f"it must match {error['ctx']['pattern']}"
+    if error["type"] == "model_type":
+        return "it must be a table of settings"
+    if annotation is bool:
+        return "allowed are true and false"
+    message: str = error["msg"]
+    return message[0].lower() + message[1:]

@@ -1,0 +1,532 @@
+"""Tables and queries: conversations, turns, photos, feedback and the inbox.
+
+Everything goes through SQLAlchemy Core, in dialect-neutral statements but for the upserts that
+SQLite and PostgreSQL spell alike. SQLite has one writer: all statements of a `Store` run one
+after the other on one thread, and a lock file keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
+from filelock import FileLock, Timeout
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, make_url
+
+from core.errors import NotFound, StoreError
+from core.messages import (
+    ChatMessage,
+    Feedback,
+    ImageTag,
+    Language,
+    Outcome,
+    Passage,
+    Platform,
+    Rating,
+    Reason,
+    Reply,
+    Source,
+    Timings,
+    Turn,
+)
+
+log = structlog.get_logger()
+# PostgreSQL takes no NUL, and half of a surrogate pair has no UTF-8 form.
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+T = TypeVar("T")
+
+# https://www.sqlite.org/wal.html#walresetbug: older libraries can corrupt a WAL that two
+# connections write or checkpoint at once.
+SAFE_SQLITE = (3, 51, 3)
+
+_MIGRATION_LOCK = 0x501E3A7E
+
+metadata = sa.MetaData()
+
+conversations = sa.Table(
+    "conversations",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("platform", sa.String(16), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False, index=True),
+    sa.Column("title", sa.String(80), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+)
+
+turns = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("reply_id", sa.String(64), primary_key=True),
+    sa.Column(
+        "conversation_id",
+        sa.ForeignKey("conversations.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    sa.Column("message_id", sa.String(128), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("platform", sa.String(16), nullable=False),
+    sa.Column("question", sa.Text, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("prompt", sa.JSON, nullable=False),
+    sa.Column("passages", sa.JSON, nullable=False),
+    sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("language", sa.String(8), nullable=False),
+    sa.Column("sources", sa.JSON, nullable=False),
+    sa.Column("suggestions", sa.JSON, nullable=False),
+    sa.Column("adapter", sa.String(128), nullable=False),
+    sa.Column("sampling", sa.JSON, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.Column("timings", sa.JSON, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("platform", "conversation_id", "message_id"),
+    sa.Index("turns_by_conversation", "conversation_id", "asked_at"),
+)
+
+photos = sa.Table(
+    "photos",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("conversation_id", sa.String(64), nullable=False),
+    sa.Column("message_id", sa.String(128), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("jpeg", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("conversation_id", "message_id", "position"),
+)
+
+feedback_events = sa.Table(
+    "feedback_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("reply_id", sa.ForeignKey("turns.reply_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("rating", sa.String(8), nullable=False),
+    sa.Column("reason", sa.String(32)),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("correction", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Index("feedback_by_reply", "reply_id", "user_id", "id"),
+)
+
+inbox = sa.Table(
+    "inbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("platform", sa.String(16), nullable=False),
+    sa.Column("conversation_id", sa.String(64), nullable=False),
+    sa.Column("message_id", sa.String(128), nullable=False),
+    sa.Column("message", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("leased_until", sa.Float),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("platform", "conversation_id", "message_id"),
+    sa.Index("inbox_by_state", "state", "id"),
+)
+
+
+class Store:
+    """The database, opened; use it as `async with Store(url) as store`."""
+
+    def __init__(self, url: str, *, exclusive: bool = True) -> None:
+        """`exclusive` takes the lock that keeps a second writer away from a SQLite file."""
+        self._url = make_url(url)
+        self._exclusive = exclusive
+        self._exit = AsyncExitStack()
+        self._engine: sa.Engine
+        self._writer: ThreadPoolExecutor
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process can be using this database."""
+        return self._exclusive and self._url.get_backend_name() == "sqlite"
+
+    async def __aenter__(self) -> Self:
+        self._writer = self._exit.enter_context(ThreadPoolExecutor(1, "store"))
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exit.aclose()
+
+    def _open(self) -> None:
+        """Take the lock, connect, and bring the tables to the newest version."""
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            file = Path(self._url.database)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if self._exclusive:
+                    self._lock(file)
+            except OSError as exc:
+                raise StoreError(f"The folder {str(file.parent)!r} cannot be used: {exc}.") from exc
+        self._engine = _engine(self._url)
+        self._exit.callback(self._engine.dispose)
+        try:
+            migrate(self._engine)
+        except sa.exc.DatabaseError as exc:
+            raise StoreError(
+                f"The database {self._url.render_as_string()!r} cannot be opened: {exc.orig}."
+            ) from exc
+
+    def _lock(self, file: Path) -> None:
+        # Taken on the store's thread, released on the event loop's.
+        lock = FileLock(f"{file}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"Another solemate is already using {str(file)!r}. Stop it, or give this one "
+                "another database with SOLEMATE__DATABASE__URL."
+            ) from None
+        self._exit.callback(lock.release)
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction on the store's thread; its result after the commit."""
+
+        def transaction() -> T:
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            # A query that breaks the tables' rules is our own mistake, and loud.
+            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
+                raise
+            except sa.exc.DBAPIError as exc:
+                raise StoreError(
+                    f"The database cannot be used: {exc.orig}. Check that its server runs, or that "
+                    "the disk has room and the file is writable; nothing was acknowledged."
+                ) from exc
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, transaction)
+
+    async def add_turn(self, turn: Turn, photo_files: Sequence[bytes] = ()) -> None:
+        """Store a turn, its conversation and its photos (safe JPEGs, never the bytes received)."""
+
+        def work(connection: Connection) -> None:
+            reply = turn.reply
+            now = turn.asked_at
+            connection.execute(
+                upsert(
+                    connection,
+                    conversations,
+                    {
+                        "id": reply.conversation_id,
+                        "platform": turn.platform,
+                        "user_id": turn.user_id,
+                        "title": _storable(turn.question.strip()[:80]),
+                        "created_at": now,
+                        "updated_at": now,
+                    },
+                    key=["id"],
+                    update=["updated_at"],
+                )
+            )
+            connection.execute(
+                upsert(connection, turns, _turn_to_row(turn), key=["reply_id"], update=[])
+            )
+            for position, jpeg in enumerate(photo_files):
+                row = {
+                    "conversation_id": reply.conversation_id,
+                    "message_id": turn.message_id,
+                    "position": position,
+                    "jpeg": jpeg,
+                    "created_at": now,
+                }
+                key = ["conversation_id", "message_id", "position"]
+                connection.execute(upsert(connection, photos, row, key=key, update=[]))
+
+        await self.run(work)
+
+    async def turn(self, reply_id: str) -> Turn:
+        """The turn with this reply; `NotFound` when there is none."""
+        query = sa.select(turns).where(turns.c.reply_id == reply_id)
+        row = await self.run(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise NotFound(f"There is no reply {reply_id!r}.")
+        return _row_to_turn(row)
+
+    async def answered(self, platform: Platform, conversation: str, message: str) -> Turn | None:
+        """The turn that answered this message, if it was answered already."""
+        query = sa.select(turns).where(
+            turns.c.platform == platform,
+            turns.c.conversation_id == conversation,
+            turns.c.message_id == message,
+        )
+        row = await self.run(lambda connection: connection.execute(query).one_or_none())
+        return None if row is None else _row_to_turn(row)
+
+    async def history(
+        self, conversation_id: str, *, rounds: int, since: float = 0.0
+    ) -> tuple[Turn, ...]:
+        """The last `rounds` turns asked at or after `since` (Unix seconds), oldest first."""
+        query = (
+            sa.select(turns)
+            .where(turns.c.conversation_id == conversation_id, turns.c.asked_at >= since)
+            .order_by(turns.c.asked_at.desc())
+            .limit(rounds)
+        )
+        rows = await self.run(lambda connection: connection.execute(query).all())
+        return tuple(_row_to_turn(row) for row in reversed(rows))
+
+    async def conversations_of(self, user_id: str, *, limit: int = 50) -> list[tuple[str, str]]:
+        """(id, title) of a person's conversations, the latest first."""
+        query = (
+            sa.select(conversations.c.id, conversations.c.title)
+            .where(conversations.c.user_id == user_id)
+            .order_by(conversations.c.updated_at.desc())
+            .limit(limit)
+        )
+        rows = await self.run(lambda connection: connection.execute(query).all())
+        return [(row.id, row.title) for row in rows]
+
+    async def owner_of(self, conversation_id: str) -> str | None:
+        """Whose conversation this is; None while it has no turn."""
+        query = sa.select(conversations.c.user_id).where(conversations.c.id == conversation_id)
+        return await self.run(lambda connection: connection.execute(query).scalar())
+
+    async def photos_of(self, conversation_id: str, message_id: str) -> list[bytes]:
+        """The JPEGs that came with a message, in order."""
+        query = (
+            sa.select(photos.c.jpeg)
+            .where(photos.c.conversation_id == conversation_id, photos.c.message_id == message_id)
+            .order_by(photos.c.position)
+        )
+        rows = await self.run(lambda connection: connection.execute(query).scalars().all())
+        return list(rows)
+
+    async def delete_conversation(self, conversation_id: str) -> bool:
+        """Delete a conversation with its turns, photos and feedback; whether there was one."""
+
+        def work(connection: Connection) -> bool:
+            connection.execute(sa.delete(photos).where(photos.c.conversation_id == conversation_id))
+            connection.execute(sa.delete(inbox).where(inbox.c.conversation_id == conversation_id))
+            statement = sa.delete(conversations).where(conversations.c.id == conversation_id)
+            return bool(connection.execute(statement).rowcount)
+
+        return await self.run(work)
+
+    async def add_feedback(self, feedback: Feedback, *, now: float | None = None) -> None:
+        """Commit a verdict; `NotFound` when there is no such reply.
+
+        A verdict without reason, comment and correction keeps those given before with the same
+        rating, so that a thumb pressed again does not take a correction back.
+        """
+        at = time.time() if now is None else now
+
+        def work(connection: Connection) -> None:
+            known = sa.select(turns.c.reply_id).where(turns.c.reply_id == feedback.reply_id)
+            if connection.execute(known).first() is None:
+                raise NotFound(f"There is no reply {feedback.reply_id!r}.")
+            last = connection.execute(_latest(feedback.reply_id, feedback.user_id)).one_or_none()
+            same = last is not None and last.rating == feedback.rating
+            row = {
+                "reply_id": feedback.reply_id,
+                "user_id": feedback.user_id,
+                "rating": feedback.rating,
+                "reason": feedback.reason or (last.reason if last and same else None),
+                "comment": _storable(feedback.comment) or (last.comment if last and same else ""),
+                "correction": _storable(feedback.correction)
+                or (last.correction if last and same else ""),
+                "created_at": at,
+            }
+            if last is None or any(getattr(last, key) != row[key] for key in _VERDICT):
+                connection.execute(sa.insert(feedback_events).values(row))
+
+        await self.run(work)
+
+    async def verdict(self, reply_id: str, user_id: str) -> Feedback | None:
+        """The verdict of this person that counts: the last one."""
+        query = _latest(reply_id, user_id)
+        row = await self.run(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            return None
+        return Feedback(
+            reply_id=row.reply_id,
+            user_id=row.user_id,
+            rating=Rating(row.rating),
+            reason=Reason(row.reason) if row.reason else None,
+            comment=row.comment,
+            correction=row.correction,
+        )
+
+    async def forget_older_than(self, moment: float) -> int:
+        """Delete what was untouched since `moment` (Unix seconds); how many conversations.
+
+        Messages that were put aside go too: they hold a person's text and photos.
+        """
+
+        def work(connection: Connection) -> int:
+            old = sa.select(conversations.c.id).where(conversations.c.updated_at < moment)
+            connection.execute(sa.delete(photos).where(photos.c.conversation_id.in_(old)))
+            connection.execute(sa.delete(inbox).where(inbox.c.received_at < moment))
+            statement = sa.delete(conversations).where(conversations.c.updated_at < moment)
+            return connection.execute(statement).rowcount
+
+        return await self.run(work)
+
+
+_VERDICT = ("rating", "reason", "comment", "correction")
+
+
+def _latest(reply_id: str, user_id: str) -> sa.Select[Any]:
+    return (
+        sa.select(feedback_events)
+        .where(feedback_events.c.reply_id == reply_id, feedback_events.c.user_id == user_id)
+        .order_by(feedback_events.c.id.desc())
+        .limit(1)
+    )
+
+
+def upsert(
+    connection: Connection,
+    table: sa.Table,
+    row: Mapping[str, Any],
+    *,
+    key: Sequence[str],
+    update: Iterable[str],
+) -> sqlite.Insert | postgresql.Insert:
+    """INSERT … ON CONFLICT (key): change the columns in `update`, or nothing without any."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement: sqlite.Insert | postgresql.Insert = insert(table).values(dict(row))
+    changes = {name: statement.excluded[name] for name in update}
+    if not changes:
+        return statement.on_conflict_do_nothing(index_elements=list(key))
+    return statement.on_conflict_do_update(index_elements=list(key), set_=changes)
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the tables to the newest version; `StoreError` when they are newer than we are."""
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Two processes that start together migrate one after the other.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as exc:
+            raise StoreError(
+                f"The database was written by a newer solemate ({exc}); upgrade the program, or "
+                "restore the backup made before the upgrade."
+            ) from exc
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    # Parameters are people's texts, which no error message and no log may hold.
+    engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    if url.get_backend_name() == "sqlite":
+        if sqlite3.sqlite_version_info < SAFE_SQLITE:
+            log.warning(
+                "old_sqlite",
+                version=sqlite3.sqlite_version,
+                advice="3.51.3 or newer mends a WAL bug; one writer avoids it",
+            )
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must not begin transactions by itself, or BEGIN IMMEDIATE comes too late.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=5000",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _storable(text: str) -> str:
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _turn_to_row(turn: Turn) -> dict[str, Any]:
+    reply = turn.reply
+    return {
+        "reply_id": reply.id,
+        "conversation_id": reply.conversation_id,
+        "message_id": turn.message_id,
+        "user_id": turn.user_id,
+        "platform": turn.platform,
+        "question": _storable(turn.question),
+        "query": _storable(turn.query),
+        "prompt": [dataclasses.asdict(message) for message in turn.prompt],
+        "passages": [dataclasses.asdict(p) | {"digest": p.digest} for p in turn.passages],
+        "tags": [dataclasses.asdict(tag) for tag in reply.tags],
+        "text": _storable(reply.text),
+        "outcome": reply.outcome,
+        "language": reply.language,
+        "sources": [dataclasses.asdict(source) for source in reply.sources],
+        "suggestions": list(reply.suggestions),
+        "adapter": reply.adapter,
+        "sampling": turn.sampling,
+        "complete": reply.complete,
+        "timings": dataclasses.asdict(reply.timings),
+        "asked_at": turn.asked_at,
+    }
+
+
+def _row_to_turn(row: Any) -> Turn:
+    language: Language = row.language
+    reply = Reply(
+        id=row.reply_id,
+        conversation_id=row.conversation_id,
+        text=row.text,
+        outcome=Outcome(row.outcome),
+        language=language,
+        sources=tuple(Source(**source) for source in row.sources),
+        tags=tuple(ImageTag(**tag) for tag in row.tags),
+        suggestions=tuple(row.suggestions),
+        adapter=row.adapter,
+        complete=row.complete,
+        timings=Timings(**row.timings),
+    )
+    return Turn(
+        reply=reply,
+        message_id=row.message_id,
+        user_id=row.user_id,
+        platform=Platform(row.platform),
+        question=row.question,
+        query=row.query,
+        prompt=tuple(ChatMessage(**message) for message in row.prompt),
+        passages=tuple(
+            Passage(**{key: value for key, value in passage.items() if key != "digest"})
+            for passage in row.passages
+        ),
+        sampling=row.sampling,
+        asked_at=row.asked_at,
+    )

@@ -1,0 +1,285 @@
+"""Every sentence that people read, in Chinese and English, in one place."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from core.messages import ImageTag, Language
+
+SENTENCES: dict[str, dict[Language, str]] = {
+    # The expert speaks.
+    "greeting": {
+        "zh": "你好，我是 Solemate，懂鞋的那个朋友。"
+        "尺码、材质、保养、搭配都可以问我，也可以发一张鞋的照片。",
+        "en": "Hi, I am Solemate, the friend who knows shoes. Ask me about sizes, materials, care "
+        "or styling, or send me a photo of a shoe.",
+    },
+    "thanks": {"zh": "不客气，穿得舒服最重要！", "en": "You are welcome. Enjoy your shoes!"},
+    "goodbye": {"zh": "再见，走得开心！", "en": "Goodbye, happy walking!"},
+    "refused": {
+        "zh": "这个我的资料里没有，不敢乱说。换个说法，或者问问别的鞋类问题吧。",
+        "en": "My notes do not cover that, and I will not guess. Try other words, or ask me "
+        "something else about shoes.",
+    },
+    "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
+    "or": {"zh": "，还是", "en": ", or "},
+    "listed": {"zh": "、", "en": ", "},
+    "quoted": {
+        "zh": "我现在没法组织回答，先引用资料《{title}》的原文：\n\n“{text}”",
+        "en": "I cannot compose an answer right now, so here is my source “{title}”, word for "
+        "word:\n\n“{text}”",
+    },
+    "quoted_unsure": {
+        "zh": "为了不说错，我直接引用资料《{title}》的原文：\n\n“{text}”",
+        "en": "To be sure not to get it wrong, here is my source “{title}”, word for word:"
+        "\n\n“{text}”",
+    },
+    "other_language": {
+        "zh": "我现在只会中文和英文，请用其中一种问我。",
+        "en": "I speak Chinese and English. Please ask me in one of them. / 我会中文和英文。",
+    },
+    "no_words": {
+        "zh": "我没看出问题来。请用一句话告诉我你想知道什么，比如“帆布鞋怎么洗？”",
+        "en": "I could not find a question in that. Tell me in a sentence what you want to know, "
+        "for example “How do I wash canvas shoes?”",
+    },
+    "photo_seen": {"zh": "照片里我看到：{tags}。", "en": "In the photo I see: {tags}."},
+    "photo_unseen": {
+        "zh": "这张照片的颜色我看不准。",
+        "en": "I cannot make out the colour in this photo.",
+    },
+    "photo_limits": {
+        "zh": "我这里只能辨认颜色，款式和花纹要接上 CLIP 模型才看得出。",
+        "en": "I can only tell colours here; style and pattern need the CLIP model.",
+    },
+    "photo_question": {
+        "zh": "你想了解这双鞋的什么？",
+        "en": "What would you like to know about it?",
+    },
+    "about": {"zh": "可能是{tag}", "en": "possibly {tag}"},
+    "photo_differs": {
+        "zh": "照片里看起来是{seen}，我按你说的{said}来回答。",
+        "en": "The photo looks {seen} to me; I go by the {said} you mention.",
+    },
+    "stopped": {"zh": "（已停止）", "en": "(stopped)"},
+    "cut": {"zh": "……（没说完）", "en": "… (cut short)"},
+    # What went wrong.
+    "failed": {
+        "zh": "抱歉，这条没能处理成功。请稍后再发一次。",
+        "en": "Sorry, I could not handle that one. Please send it again in a while.",
+    },
+    "busy": {
+        "zh": "现在有点忙，请 {seconds} 秒后再试。",
+        "en": "I am rather busy; please try again in {seconds} seconds.",
+    },
+    "text_empty": {
+        "zh": "消息是空的，请写下问题或附上照片。",
+        "en": "The message is empty; write a question or attach a photo.",
+    },
+    "text_long": {
+        "zh": "消息太长了（{length} 个字符），请缩短到 {limit} 个以内。",
+        "en": "The message is too long ({length} characters); please keep it under {limit}.",
+    },
+    "photo_format": {
+        "zh": "这张图片的格式我打不开，请发 JPEG、PNG、WebP 或 GIF。",
+        "en": "I cannot open that picture; please send JPEG, PNG, WebP or GIF.",
+    },
+    "photo_heic": {
+        "zh": "这是 HEIC 照片，我还打不开。请在相册里导出为 JPEG，或者直接截屏发给我。",
+        "en": "That is a HEIC photo, which I cannot open. Export it as JPEG, or send a screenshot.",
+    },
+    "photo_large": {
+        "zh": "这张照片太大了，请缩小后再发。",
+        "en": "That photo is too large; please make it smaller and send it again.",
+    },
+    "photo_broken": {
+        "zh": "这张照片不完整或已损坏，请重新拍一张或再发一次。",
+        "en": "That photo is incomplete or damaged; please take or send it again.",
+    },
+    "photo_many": {
+        "zh": "一次最多发 {limit} 张照片。",
+        "en": "Please send at most {limit} photos at once.",
+    },
+    "photo_shape": {
+        "zh": "这张图片太长或太窄了，请把鞋裁出来再发。",
+        "en": "That picture is too long and narrow; crop it to the shoe and send it again.",
+    },
+    # The terminal.
+    "chat_help": {
+        "zh": "+ 或 - 评价上一个回答，- 后面可以写上你认为正确的回答；空行结束。",
+        "en": "+ or - rates the last answer, - may be followed by what I should have said; "
+        "an empty line ends.",
+    },
+    # What the HTTP API refuses.
+    "not_found": {
+        "zh": "没有找到这个会话、消息或回复。",
+        "en": "There is no such session, message or reply.",
+    },
+    "not_saved": {
+        "zh": "现在存不下来，什么都没有被记录。请稍后再试。",
+        "en": "I cannot save anything right now, so nothing was recorded; please try again later.",
+    },
+    "body_large": {
+        "zh": "请求太大了，请缩短文字或缩小照片（上限 {limit} 字节）。",
+        "en": "The request is too large; shorten the text or shrink the photo ({limit} bytes at "
+        "most).",
+    },
+    "body_type": {
+        "zh": "请用 Content-Type: application/json 发送 JSON。",
+        "en": "Please send JSON, with Content-Type: application/json.",
+    },
+    "body_json": {"zh": "请求正文不是有效的 JSON。", "en": "The request's body is not valid JSON."},
+    "origin": {
+        "zh": "这个网站（{origin}）的页面不能调用这里；请把它加进 allowed_origins。",
+        "en": "Pages of {origin} may not call this API; add the site to allowed_origins first.",
+    },
+    "model_not_found": {
+        "zh": "没有名为 {model} 的模型，请使用 {known}。",
+        "en": "There is no model {model}; ask for {known}.",
+    },
+    "no_question": {
+        "zh": "最后一条消息必须是 user 的提问。",
+        "en": "The last message must be the user's question.",
+    },
+    "photo_address": {
+        "zh": "照片请用 data: 网址发送，我不会去别处下载。",
+        "en": "Please send photos as data: URLs; I do not fetch addresses.",
+    },
+    # The page.
+    "page_title": {"zh": "Solemate 鞋类专家", "en": "Solemate, the shoe expert"},
+    "ask_placeholder": {"zh": "问一个关于鞋的问题…", "en": "Ask something about shoes…"},
+    "send": {"zh": "发送", "en": "Send"},
+    "stop": {"zh": "停止", "en": "Stop"},
+    "copy": {"zh": "复制", "en": "Copy"},
+    "copied": {"zh": "已复制", "en": "Copied"},
+    "new_conversation": {"zh": "新对话", "en": "New conversation"},
+    "conversations": {"zh": "对话列表", "en": "Conversations"},
+    "delete_conversation": {"zh": "删除对话", "en": "Delete conversation"},
+    "delete_confirm": {
+        "zh": "删除这个对话？里面的问题、照片和评价都会删掉，不能恢复。",
+        "en": "Delete this conversation? Its questions, photos and ratings go for good.",
+    },
+    "delete": {"zh": "删除", "en": "Delete"},
+    "cancel": {"zh": "取消", "en": "Cancel"},
+    "add_photo": {"zh": "添加照片", "en": "Add a photo"},
+    "remove_photo": {"zh": "移除照片", "en": "Remove the photo"},
+    "sources": {"zh": "资料来源（{count}）", "en": "Sources ({count})"},
+    "thumb_up": {"zh": "有帮助", "en": "Helpful"},
+    "thumb_down": {"zh": "没帮助", "en": "Not helpful"},
+    "dark_mode": {"zh": "深色模式", "en": "Dark mode"},
+    "language": {"zh": "English", "en": "中文"},
+    "reading_photo": {"zh": "正在看照片…", "en": "Looking at the photo…"},
+    "searching": {"zh": "正在查资料…", "en": "Looking it up…"},
+    "why_down": {"zh": "哪里不好？", "en": "What was wrong?"},
+    "what_instead": {
+        "zh": "我应该怎么回答？（可不填）",
+        "en": "What should I have said? (optional)",
+    },
+    "submit": {"zh": "提交", "en": "Submit"},
+    "skip": {"zh": "跳过", "en": "Skip"},
+    "feedback_thanks": {"zh": "谢谢，我记下了。", "en": "Thank you, noted."},
+    "reason_wrong_facts": {"zh": "事实不对", "en": "Wrong facts"},
+    "reason_did_not_answer": {"zh": "没回答问题", "en": "Did not answer"},
+    "reason_tone": {"zh": "语气不好", "en": "Tone"},
+    "reason_wrong_photo": {"zh": "照片认错了", "en": "Wrong shoe in the photo"},
+    "reason_other": {"zh": "其他", "en": "Other"},
+    "reconnecting": {"zh": "连接断了，正在重连…", "en": "Connection lost, reconnecting…"},
+    "welcome": {"zh": "聊聊鞋吧", "en": "Let’s talk shoes"},
+    "welcome_more": {
+        "zh": "尺码、材质、保养、搭配，都可以问。也可以发一张鞋的照片。",
+        "en": "Sizes, materials, care, styling: ask away, or send a photo of a shoe.",
+    },
+    "example_4": {"zh": "跑步鞋多久该换？", "en": "When should I replace running shoes?"},
+    "fine_print": {
+        "zh": "回答只依据 Solemate 的资料，出处在每条回答下面。",
+        "en": "Answers come from Solemate’s notes, with sources.",
+    },
+    "conversation": {"zh": "对话内容", "en": "Conversation"},
+    "you": {"zh": "你的提问", "en": "Your question"},
+    "answer": {"zh": "Solemate 的回答", "en": "Solemate’s answer"},
+    "your_photo": {"zh": "你发的照片", "en": "The photo you sent"},
+    "only_photo": {"zh": "一张照片", "en": "A photo"},
+    "photo_preview": {"zh": "待发送的照片", "en": "Photo to send"},
+    "drop_photo": {"zh": "松开即可添加照片", "en": "Drop your photos to add them"},
+    "seen": {"zh": "照片里看到的", "en": "Seen in the photo"},
+    "to_end": {"zh": "回到最新消息", "en": "Jump to the latest message"},
+    "close": {"zh": "关闭", "en": "Close"},
+    "not_sent": {
+        "zh": "没有连上，消息还在这里。请检查网络后再发一次。",
+        "en": "Not connected. Your message is still here; check the network and send it again.",
+    },
+    "page_failed": {
+        "zh": "页面暂时打不开，你的对话都还在。请稍后刷新。",
+        "en": "The page cannot be shown right now; your conversations are safe. "
+        "Please reload in a while.",
+    },
+    "not_stored": {
+        "zh": "评价没能保存，请稍后再点一次。",
+        "en": "Your rating was not saved. Please press again in a while.",
+    },
+    "answered_by": {"zh": "由 {adapter} 回答", "en": "Answered by {adapter}"},
+    "examples": {"zh": "可以这样问：", "en": "You could ask:"},
+    "example_1": {"zh": "帆布鞋怎么洗才不发黄？", "en": "How do I wash canvas shoes?"},
+    "example_2": {"zh": "脚长 25 厘米穿多大码？", "en": "What size am I with a 25 cm foot?"},
+    "example_3": {"zh": "德训鞋是什么鞋？", "en": "What is a German army trainer?"},
+}
+
+
+def say(key: str, language: Language, **values: object) -> str:
+    """The sentence `key` in this language with its blanks filled in."""
+    return SENTENCES[key][language].format(**values)
+
+
+def language_of(text: str) -> Language | None:
+    """Chinese, English, or None for a text written in another script.
+
+    Chinese wins wherever a fifth of the letters are Han characters, so that "GORE-TEX 防水吗" is
+    a Chinese question. Japanese kana, Hangul, Cyrillic and the like are neither.
+    """
+    letters = [char for char in text if char.isalpha()]
+    if not letters:
+        return "zh"
+    scripts = [unicodedata.name(char, "").split(" ")[0] for char in letters]
+    han = scripts.count("CJK")
+    latin = sum(name in ("LATIN", "FULLWIDTH") for name in scripts)
+    if len(letters) - han - latin > len(letters) * 0.3:
+        return None
+    return "zh" if han * 5 >= len(letters) else "en"
+
+
+def ask_back(choices: Sequence[str], language: Language) -> str:
+    """ "Did you mean A, B, or C?"."""
+    *most, last = choices
+    listed = say("or", language).join(
+        part for part in (say("listed", language).join(most), last) if part
+    )
+    return say("clarify", language, choices=listed)
+
+
+def describe_photo(tags: Sequence[ImageTag], language: Language, colours_only: bool) -> str:
+    """What was seen in a photo, what could not be seen, and the question what to do with it."""
+    parts = [say("photo_unseen", language)]
+    if tags:
+        listed = say("listed", language).join(tag_words(tag, language) for tag in tags)
+        parts = [say("photo_seen", language, tags=listed)]
+    if colours_only:
+        parts.append(say("photo_limits", language))
+    parts.append(say("photo_question", language))
+    return _in_a_row(parts, language)
+
+
+def photo_differs(tag: ImageTag, said: str, language: Language) -> str:
+    """The sentence before an answer whose question contradicts the photo."""
+    seen = tag_words(tag, language)
+    return _in_a_row([say("photo_differs", language, seen=seen, said=said), ""], language)
+
+
+def tag_words(tag: ImageTag, language: Language) -> str:
+    """A tag as people read it, hedged where it is a guess."""
+    name = tag.name if language == "zh" else tag.phrase
+    return name if tag.sure else say("about", language, tag=name)
+
+
+def _in_a_row(parts: Sequence[str], language: Language) -> str:
+    return ("" if language == "zh" else " ").join(parts)

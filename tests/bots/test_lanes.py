@@ -1,0 +1,443 @@
+"""Lanes: order in a conversation, conversations side by side, nothing lost and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from bots.lanes import Allowance, Limits
+from bots.web.desk import Desk
+from core.errors import Busy, NotFound, SolemateError, StoreError
+from core.inbox import Letter
+from core.messages import Done, Event, Platform, UserMessage
+from core.store import inbox, turns
+from tests.bots.desks import open_desk
+from tests.fakes import FakeChatModel, HeldChatModel
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ask(number: int, conversation: str = "c", text: str = "canvas?") -> UserMessage:
+    return UserMessage(f"m{number}", Platform.WEB, conversation, "w:someone", text)
+
+
+@dataclass
+class RecordingBot:
+    """Remembers what it showed; `ended` is set after `expected` messages were shown or failed."""
+
+    expected: int = 1
+    started: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    apologies: list[tuple[str, SolemateError | None]] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    fails: frozenset[str] = frozenset()
+    all_started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        self.started.append(message.id)
+        if len(self.started) >= self.expected:
+            self.all_started.set()
+        if message.text in self.fails:
+            raise RuntimeError("this platform is broken")
+        async for event in events:
+            self.events.append(event)
+        self.shown.append(message.id)
+        self._count()
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        self.apologies.append((message.id, error))
+        self._count()
+
+    def _count(self) -> None:
+        if len(self.shown) + len(self.apologies) >= self.expected:
+            self.ended.set()
+
+
+@asynccontextmanager
+async def lanes_of(
+    folder: Path, bot: RecordingBot, model: FakeChatModel | None = None, *, width: int = 4
+) -> AsyncIterator[Desk]:
+    async with open_desk(folder, model, bots={Platform.WEB: bot}, width=width) as desk:
+        yield desk
+
+
+async def states(desk: Desk) -> dict[str, str]:
+    query = sa.select(inbox.c.message_id, inbox.c.state)
+    rows = await desk.store.run(lambda connection: connection.execute(query).all())
+    return {row.message_id: row.state for row in rows}
+
+
+async def test_messages_of_a_conversation_are_answered_in_their_order(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=6)
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        for number in range(6):
+            await desk.lanes.submit(ask(number))
+        await bot.ended.wait()
+    assert bot.shown == [f"m{number}" for number in range(6)]
+
+
+async def test_only_one_message_of_a_conversation_is_answered_at_a_time(tmp_path: Path) -> None:
+    bot, model = RecordingBot(expected=2), HeldChatModel()
+    async with lanes_of(tmp_path, bot, model) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1))
+        await model.waiting.wait()
+        await desk.lanes.submit(ask(2))
+        assert bot.started == ["m1"]
+        model.gate.set()
+        await bot.ended.wait()
+    assert bot.shown == ["m1", "m2"]
+
+
+async def test_conversations_are_answered_side_by_side(tmp_path: Path) -> None:
+    bot, model = RecordingBot(expected=4), HeldChatModel()
+    async with lanes_of(tmp_path, bot, model) as desk, desk.lanes.running():
+        for number in range(4):
+            await desk.lanes.submit(ask(number, conversation=f"c{number}"))
+        await bot.all_started.wait()
+        assert bot.shown == []
+        model.gate.set()
+        await bot.ended.wait()
+    assert len(bot.shown) == 4
+
+
+async def test_the_same_message_is_answered_once(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=2)
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        assert await desk.lanes.submit(ask(1))
+        assert not await desk.lanes.submit(ask(1))
+        await desk.lanes.submit(ask(2))
+        await bot.ended.wait()
+        assert not await desk.lanes.submit(ask(1))
+    assert bot.shown == ["m1", "m2"]
+
+
+async def test_a_failing_message_is_put_aside_after_three_tries_with_one_apology(
+    tmp_path: Path,
+) -> None:
+    bot = RecordingBot(expected=2, fails=frozenset({"bad"}))
+    async with lanes_of(tmp_path, bot) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1, "c1", "bad"))
+            await desk.lanes.submit(ask(2, "c2"))
+            await bot.ended.wait()
+        assert bot.started.count("m1") == 3
+        assert bot.apologies == [("m1", None)]
+        assert bot.shown == ["m2"]
+        assert await states(desk) == {"m1": "dead", "m2": "done"}
+
+
+async def test_a_message_after_a_failing_one_is_answered(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=2, fails=frozenset({"bad"}))
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1, text="bad"))
+        await desk.lanes.submit(ask(2))
+        await bot.ended.wait()
+    assert bot.shown == ["m2"]
+
+
+async def test_a_refused_message_is_apologised_for_once_and_not_tried_again(
+    tmp_path: Path,
+) -> None:
+    bot = RecordingBot(expected=1)
+    async with lanes_of(tmp_path, bot) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1, text=" "))
+            await bot.ended.wait()
+        [(message, error)] = bot.apologies
+        assert (message, type(error).__name__) == ("m1", "MessageRejected")
+        assert bot.started == ["m1"]
+        assert await states(desk) == {"m1": "done"}
+
+
+class MuteBot(RecordingBot):
+    """A platform that takes nothing, not even an apology."""
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        await super().apologise(message, error)
+        raise RuntimeError("the platform is away")
+
+
+async def test_a_platform_that_takes_no_apology_does_not_stop_the_others(tmp_path: Path) -> None:
+    bot = MuteBot(expected=3, fails=frozenset({"bad"}))
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1, "c1", " "))
+        await desk.lanes.submit(ask(2, "c2", "bad"))
+        await desk.lanes.submit(ask(3, "c3"))
+        await bot.ended.wait()
+    assert bot.shown == ["m3"]
+
+
+async def test_messages_of_a_platform_that_was_switched_off_are_put_aside(tmp_path: Path) -> None:
+    bot = RecordingBot()
+    async with lanes_of(tmp_path, bot) as desk:
+        slack = UserMessage("s1", Platform.SLACK, "slack", "s:1", "canvas?")
+        await desk.inbox.put(slack)
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1))
+            await bot.ended.wait()
+        assert bot.shown == ["m1"]
+        assert (await states(desk))["s1"] == "dead"
+
+
+async def test_a_crash_between_storing_and_finishing_shows_the_stored_reply_again(
+    tmp_path: Path,
+) -> None:
+    model = FakeChatModel()
+    async with lanes_of(tmp_path, RecordingBot(), model) as desk:
+        await desk.inbox.put(ask(1))
+        events = [event async for event in desk.engine.answer(ask(1))]
+    asked = len(model.asked)
+    bot = RecordingBot()
+    async with lanes_of(tmp_path, bot, model) as desk, desk.lanes.running():
+        await bot.ended.wait()
+    [shown] = bot.events
+    first = events[-1]
+    assert isinstance(shown, Done)
+    assert isinstance(first, Done)
+    assert shown.reply.id == first.reply.id
+    assert len(model.asked) == asked
+
+
+async def test_a_message_whose_answering_ends_the_program_is_put_aside_at_last(
+    tmp_path: Path,
+) -> None:
+    bot = RecordingBot()
+    async with lanes_of(tmp_path, bot) as desk:
+        await desk.inbox.put(ask(1))
+        crashed = sa.update(inbox).values(attempts=10)
+        await desk.store.run(lambda connection: connection.execute(crashed))
+        async with desk.lanes.running():
+            await bot.ended.wait()
+        assert bot.started == []
+        assert [message for message, _ in bot.apologies] == ["m1"]
+        assert await states(desk) == {"m1": "dead"}
+
+
+async def test_leaving_waits_for_answers_under_way(tmp_path: Path) -> None:
+    bot, model = RecordingBot(), HeldChatModel()
+    async with lanes_of(tmp_path, bot, model) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1))
+            await model.waiting.wait()
+            asyncio.get_running_loop().call_soon(model.gate.set)
+        assert bot.shown == ["m1"]
+        assert await states(desk) == {"m1": "done"}
+
+
+async def test_letters_go_back_when_answers_take_too_long_to_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.DRAIN_SECONDS", 0.01)
+    bot, model = RecordingBot(), HeldChatModel()
+    async with lanes_of(tmp_path, bot, model) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1))
+            await model.waiting.wait()
+        assert await states(desk) == {"m1": "new"}
+        letter = await desk.inbox.lease()
+        assert letter is not None
+        assert letter.attempts == 1
+
+
+async def test_a_cancelled_run_gives_its_letters_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.DRAIN_SECONDS", 0.01)
+    bot, model = RecordingBot(), HeldChatModel()
+    async with lanes_of(tmp_path, bot, model) as desk:
+
+        async def run() -> None:
+            async with desk.lanes.running():
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(run())
+        await desk.lanes.submit(ask(1))
+        await model.waiting.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert await states(desk) == {"m1": "new"}
+
+
+async def test_a_letter_leased_at_the_moment_of_leaving_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leasing, go_on = asyncio.Event(), asyncio.Event()
+    async with lanes_of(tmp_path, RecordingBot()) as desk:
+        await desk.inbox.put(ask(1))
+        lease = desk.inbox.lease
+
+        async def slow_lease() -> Letter | None:
+            letter = await lease()
+            leasing.set()
+            await go_on.wait()
+            return letter
+
+        monkeypatch.setattr(desk.inbox, "lease", slow_lease)
+        async with desk.lanes.running():
+            await leasing.wait()
+            asyncio.get_running_loop().call_soon(go_on.set)
+        assert await states(desk) == {"m1": "new"}
+
+
+async def test_an_answer_that_outlives_its_lease_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bot, model, leased_again = RecordingBot(), HeldChatModel(), asyncio.Event()
+    async with open_desk(tmp_path, model, bots={Platform.WEB: bot}, lease_seconds=0.0) as desk:
+        lease = desk.inbox.lease
+
+        async def watched_lease() -> Letter | None:
+            letter = await lease()
+            if letter is not None and letter.attempts > 1:
+                leased_again.set()
+            return letter
+
+        monkeypatch.setattr(desk.inbox, "lease", watched_lease)
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1))
+            await leased_again.wait()
+            model.gate.set()
+            await bot.ended.wait()
+        assert bot.started == ["m1"]
+        assert await states(desk) == {"m1": "done"}
+
+
+async def test_the_blocks_own_error_comes_out_as_it_is(tmp_path: Path) -> None:
+    async with lanes_of(tmp_path, RecordingBot()) as desk:
+        with pytest.raises(NotFound):
+            async with desk.lanes.running():
+                raise NotFound("gone")
+
+
+async def test_an_unreadable_inbox_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.POLL_SECONDS", 0.01)
+    bot = RecordingBot()
+    async with lanes_of(tmp_path, bot) as desk:
+        lease, failures = desk.inbox.lease, [StoreError("away"), StoreError("still away")]
+
+        async def failing_lease() -> Letter | None:
+            if failures:
+                raise failures.pop()
+            return await lease()
+
+        monkeypatch.setattr(desk.inbox, "lease", failing_lease)
+        await desk.inbox.put(ask(1))
+        async with desk.lanes.running():
+            await bot.ended.wait()
+    assert bot.shown == ["m1"]
+
+
+async def test_a_stopped_answer_ends_where_it_is(tmp_path: Path) -> None:
+    bot, model = RecordingBot(), HeldChatModel(["Wash canvas shoes by hand."])
+    async with lanes_of(tmp_path, bot, model) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1))
+        await model.waiting.wait()
+        assert desk.lanes.stop("c", "m1")
+        model.gate.set()
+        await bot.ended.wait()
+    assert not desk.lanes.stop("c", "m1")
+    done = bot.events[-1]
+    assert isinstance(done, Done)
+    assert not done.reply.complete
+    assert done.reply.text.endswith("(stopped)")
+
+
+async def test_a_stateless_call_gets_the_only_place_while_nothing_waits(tmp_path: Path) -> None:
+    async with (
+        lanes_of(tmp_path, RecordingBot(), width=1) as desk,
+        desk.lanes.running(),
+        asyncio.timeout(5),
+        desk.lanes.slot("api:x", photos=0),
+    ):
+        pass
+
+
+async def test_a_person_who_sends_too_much_is_asked_to_wait() -> None:
+    limits = Limits(Allowance(messages_per_minute=2, photos_per_minute=1, messages_per_day=9))
+    await limits.count("w:one", photos=1)
+    await limits.count("w:one", photos=0)
+    with pytest.raises(Busy) as caught:
+        await limits.count("w:one", photos=0)
+    assert 1 <= caught.value.retry_after_seconds <= 60
+    await limits.count("w:other", photos=0)
+
+
+async def test_photos_have_a_limit_of_their_own() -> None:
+    limits = Limits(Allowance(messages_per_minute=9, photos_per_minute=1, messages_per_day=9))
+    await limits.count("w:one", photos=1)
+    with pytest.raises(Busy):
+        await limits.count("w:one", photos=1)
+    await limits.count("w:one", photos=0)
+
+
+async def test_answers_and_apologies_are_counted(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=2)
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1, "c1"))
+        await desk.lanes.submit(ask(2, "c2", " "))
+        await bot.ended.wait()
+        figures = desk.lanes.metrics.render().decode()
+    assert 'solemate_answers_total{outcome="failed",platform="web"} 1.0' in figures
+    assert 'solemate_answer_seconds_count{step="own"} 1.0' in figures
+
+
+async def test_ten_conversations_share_two_places(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=30)
+    async with lanes_of(tmp_path, bot, width=2) as desk, desk.lanes.running():
+        for number in range(30):
+            await desk.lanes.submit(ask(number, f"c{number % 10}"))
+        await bot.ended.wait()
+    for conversation in range(10):
+        numbers = [int(one[1:]) for one in bot.shown if int(one[1:]) % 10 == conversation]
+        assert numbers == sorted(numbers)
+
+
+async def test_no_message_is_lost_when_the_program_is_killed(tmp_path: Path) -> None:
+    """100 messages and three kills: every one is answered, and none is stored twice."""
+    async with open_desk(tmp_path) as desk:
+        for number in range(100):
+            await desk.inbox.put(ask(number, f"c{number % 20}"))
+    for kill in range(3):
+        await worker_until(tmp_path, 20 * (kill + 1), kill=True)
+    await worker_until(tmp_path, 100, kill=False)
+    async with open_desk(tmp_path) as desk:
+        query = sa.select(turns.c.message_id)
+        rows = await desk.store.run(lambda connection: connection.execute(query).scalars().all())
+        assert sorted(rows) == sorted(f"m{number}" for number in range(100))
+        # A row stays leased where the kill came between storing the answer and finishing it.
+        assert set((await states(desk)).values()) <= {"done", "leased"}
+
+
+async def worker_until(folder: Path, answers: int, *, kill: bool) -> None:
+    """Run a process that answers, until this many are stored; then kill it, or let it end."""
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.bots.killed_worker",
+        str(folder),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    stored = 0
+    try:
+        while stored < answers:
+            line = await worker.stdout.readline()
+            assert line, "the worker ended before it had answered"
+            stored = int(line)
+    finally:
+        os.kill(worker.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        await worker.communicate()

@@ -1,0 +1,122 @@
+"""Follow-ups: what goes on from an earlier question, and what stands alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.followup import Resolved, chosen, points_back, resolve
+from core.messages import ImageTag, Outcome, Passage, Platform, Reply, Source, Turn
+
+DATA = Path(__file__).parent.parent.parent / "data"
+BLUE = ImageTag("蓝色", "blue", "颜色", 0.9)
+
+
+def turn(
+    question: str = "切尔西靴是什么？",
+    *,
+    outcome: Outcome = Outcome.ANSWERED,
+    source: str = "",
+    passage: str = "",
+    suggestions: tuple[str, ...] = (),
+    tags: tuple[ImageTag, ...] = (),
+) -> Turn:
+    reply = Reply(
+        id="r", conversation_id="c", text="…", outcome=outcome, language="zh",
+        sources=(Source("1", source, "", ""),) if source else (), suggestions=suggestions,
+        tags=tags,
+    )  # fmt: skip
+    passages = (Passage("1", passage, "", "", "", "zh"),) if passage else ()
+    return Turn(reply, "m", "u", Platform.WEB, question, question, (), passages, {}, 0.0)
+
+
+FOLLOW_UPS = (
+    """
+那它防水吗|它防水吗？|那双呢|这双能下水吗|这双鞋适合跑马拉松吗|帆布的呢？|那女款呢|怎么洗？|为什么
+那种鞋底耐磨吗|这款适合跑步吗|还有别的颜色吗|那冬天能穿吗|刚才说的那种鞋贵吗|它们有什么区别
+what about suede?|How do I clean them?|Is it waterproof?|Can I wash it in the machine?
+and in winter?|Does it stretch?|Are they good for running?|Why?|Do these come in wide sizes?
+Can I wear them to the office?|Is that one better?|Which of them is lighter?|how long do they last?
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
+
+
+@pytest.mark.parametrize("text", FOLLOW_UPS)
+def test_a_follow_up_points_back(text: str) -> None:
+    assert points_back(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "那种没带子的皮鞋叫什么",
+        "Is it safe to wash canvas shoes?",
+        "My boots are wet, can I dry them on the heater?",
+        "Who owns Converse these days?",
+    ],
+)
+def test_a_question_with_its_own_subject_stands_alone(text: str) -> None:
+    assert not points_back(text)
+
+
+@pytest.mark.parametrize("file", ["questions.jsonl", "eval/retrieval.jsonl"])
+def test_questions_that_stand_alone_are_left_alone(file: str) -> None:
+    lines = (DATA / file).read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    wrong = [question for question in questions if points_back(question)]
+    assert len(wrong) <= 0.02 * len(questions), wrong
+
+
+def test_without_earlier_turns_nothing_changes() -> None:
+    assert resolve("它防水吗", (), (BLUE,)) == Resolved("它防水吗", "它防水吗", (BLUE,))
+
+
+def test_a_follow_up_is_searched_with_the_last_topic_and_photo() -> None:
+    turns = (turn(source="切尔西靴", tags=(BLUE,)),)
+    assert resolve("那它防水吗", turns, ()) == Resolved(
+        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,), True
+    )
+
+
+def test_a_new_photo_replaces_the_last_one() -> None:
+    red = ImageTag("红色", "red", "颜色", 0.9)
+    assert resolve("它防水吗", (turn(source="靴", tags=(BLUE,)),), (red,)).tags == (red,)
+
+
+def test_a_question_that_stands_alone_leaves_topic_and_photo_behind() -> None:
+    text = "帆布鞋怎么洗？"
+    assert resolve(text, (turn(source="切尔西靴", tags=(BLUE,)),), ()) == Resolved(text, text)
+
+
+def test_the_topic_is_never_what_a_refused_question_found() -> None:
+    turns = (turn(source="切尔西靴"), turn("鞋价", outcome=Outcome.REFUSED, passage="鞋盒"))
+    assert resolve("它防水吗", turns, ()).query == "切尔西靴 它防水吗"
+
+
+def test_yes_repeats_the_last_question() -> None:
+    assert resolve("是的。", (turn("帆布鞋怎么洗？"),), ()).question == "帆布鞋怎么洗？"
+
+
+@pytest.mark.parametrize(
+    "text", ["第二个", "2", "B", "二", "the second one", "麂皮清洁", "麂皮清洁吧"]
+)
+def test_a_suggestion_is_picked_by_place_or_name(text: str) -> None:
+    last = turn("怎么洗", outcome=Outcome.CLARIFY, suggestions=("麂皮", "麂皮清洁", "鞋垫"))
+    assert resolve(text, (last,), ()) == Resolved("怎么洗 麂皮清洁", "麂皮清洁", (), True)
+
+
+def test_yes_picks_the_only_suggestion() -> None:
+    assert chosen("对的", ("麂皮",)) == "麂皮"
+    assert chosen("对的", ("麂皮", "鞋垫")) is None
+
+
+@pytest.mark.parametrize("text", ["第三个", "", "都不是"])
+def test_what_was_not_offered_is_not_picked(text: str) -> None:
+    assert chosen(text, ("麂皮", "鞋垫")) is None
+
+
+def test_words_after_a_bare_photo_are_about_it() -> None:
+    last = turn("", outcome=Outcome.CLARIFY, tags=(BLUE,))
+    assert resolve("怎么搭配裤子", (last,), ()).tags == (BLUE,)

@@ -1,0 +1,180 @@
+"""What an answer may say: figures, names and sentences of its passages, and which were used."""
+
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import AnswerUnsupported
+from core.grounding import Ground, guarded, is_refusal, quantities, used_passages
+from core.messages import Passage
+from core.model import Piece
+
+ZH = "帆布鞋洗后要晾两天，水温不超过 30 度，鞋底厚 25 毫米，GORE-TEX 内衬可以防水。"
+EN = "Let canvas shoes dry for two days after washing. The sole is 25 mm thick and made of EVA."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("25 毫米", {("25", "mm")}),
+        ("25mm", {("25", "mm")}),
+        ("２５ＭＭ", {("25", "mm")}),
+        ("25.0 millimetres", {("25", "mm")}),
+        ("20 到 30 分钟", {("20", "min"), ("30", "min")}),
+        ("20–30 minutes", {("20", "min"), ("30", "min")}),
+        ("二十到三十分钟", {("20", "min"), ("30", "min")}),
+        ("十二个月", {("12", "month")}),
+        ("晾两天", {("2", "day")}),
+        ("two days", {("2", "day")}),
+        ("a two-week break", {("2", "week")}),
+        ("half a size", {("0.5", "size")}),
+        ("大半码", {("0.5", "size")}),
+        ("US 8½", {("8.5", "")}),
+        ("1,000 km", {("1000", "km")}),
+        ("38，39，40 码", {("38", ""), ("39", ""), ("40", "size")}),
+        ("三百五十克", {("350", "g")}),
+        ("二十千克", {("20", "kg")}),
+        ("一万二千步", {("12000", "")}),
+        ("百搭，十分好穿，千万别晒", set()),
+    ],
+)
+def test_quantities_are_read_in_both_languages(text: str, found: set[tuple[str, str]]) -> None:
+    assert quantities(text) == found
+
+
+@pytest.mark.parametrize(
+    ("answer", "invented"),
+    [
+        ("帆布鞋要晾三天。", "3"),
+        ("水温不超过 40 度。", "40"),
+        ("鞋底厚 25 厘米。", "25"),
+        ("水温 20 到 30 度。", "20"),
+        ("要晾十二天。", "12"),
+        ("内衬是 Sympatex。", "Sympatex"),
+        ("资料里没有提到，但一般要 500 元。", "500"),
+    ],
+)
+def test_invented_figures_and_names_are_caught_in_chinese(answer: str, invented: str) -> None:
+    assert Ground.of([ZH]).unsupported(answer) == invented
+
+
+@pytest.mark.parametrize(
+    ("answer", "invented"),
+    [
+        ("Let canvas shoes dry for three days.", "3"),
+        ("The sole is 25 cm thick.", "25"),
+        ("The sole is made of Vibram rubber.", "Vibram"),
+        ("The documents do not say, but the sole is 40 mm.", "40"),
+    ],
+)
+def test_invented_figures_and_names_are_caught_in_english(answer: str, invented: str) -> None:
+    assert Ground.of([EN]).unsupported(answer) == invented
+
+
+@pytest.mark.parametrize(
+    ("ground", "answer"),
+    [
+        (ZH, "帆布鞋洗完晾 2 天，水温别超过 30 度。"),
+        (ZH, "鞋底 25mm 厚，Gore-Tex 内衬防水。"),
+        (ZH, "资料里没有提到价格，我不能乱说。"),
+        (EN, "After washing, canvas shoes should dry for 2 days."),
+        (EN, "The EVA-made sole is 25 millimetres thick."),
+        (EN, "My notes do not cover that."),
+    ],
+)
+def test_a_paraphrase_or_refusal_passes(ground: str, answer: str) -> None:
+    assert Ground.of([ground]).unsupported(answer) is None
+
+
+def test_a_sentence_from_nowhere_is_caught() -> None:
+    sentence = "皮鞋需要每周涂抹鞋油并且用马毛刷抛光。"
+    assert Ground.of([ZH]).unsupported(sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "您好，资料里没有提到这一点，我不能乱说。",
+        "Sorry, my documents do not cover that.",
+        "Sorry, that is not in my documents, so I will not guess.",
+        "I don’t know.",
+        "我不清楚。",
+    ],
+)
+def test_a_refusal_is_known(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EVA does not hold water.",
+        "Wear is not covered by the warranty.",
+        "不知道尺码时，看鞋内标签。",
+        "Slides do not have a heel strap.",
+    ],
+)
+def test_an_answer_with_a_negation_is_no_refusal(text: str) -> None:
+    assert not is_refusal(text)
+
+
+async def stream(texts: Iterable[str]) -> AsyncIterator[Piece]:
+    whole = list(texts)
+    for text in whole[:-1]:
+        yield Piece(text)
+    yield Piece(whole[-1], "stop")
+
+
+async def shown(pieces: list[str], ground: str) -> tuple[str, bool]:
+    """What a person saw of an answer, and whether it was let through to its end."""
+    text = ""
+    try:
+        async for piece in guarded(stream(pieces), Ground.of([ground])):
+            text += piece.text
+    except AnswerUnsupported:
+        return text, False
+    return text, True
+
+
+INVENTED = (
+    (ZH, "帆布鞋要晾三天，别急。", "三"),
+    (ZH, "鞋底厚 25 厘米，很高。", "25"),
+    (ZH, "帆布鞋要晾 2 个月，别急。", "2"),
+    (ZH, "帆布鞋要晾二十五分钟。", "二"),
+    (ZH, "内衬是 GORE-TEXX 防水。", "GORE"),
+    (EN, "Let canvas shoes dry for twelve days, please.", "twelve"),
+    (EN, "The sole is 25 to 30 mm thick.", "25"),
+    (EN, "Canvas shoes can go half a size up.", "half"),
+)
+
+
+def cut(text: str, places: set[int]) -> list[str]:
+    edges = [0, *sorted(place for place in places if 0 < place < len(text)), len(text)]
+    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@given(st.sampled_from(INVENTED), st.sets(st.integers(1, 50)))
+async def test_an_unsupported_figure_is_never_shown_wherever_the_pieces_end(
+    case: tuple[str, str, str], places: set[int]
+) -> None:
+    ground, answer, figure = case
+    text, whole = await shown(cut(answer, places), ground)
+    assert not whole
+    assert answer.startswith(text)
+    assert figure not in text
+
+
+@given(st.sampled_from([ZH, EN]), st.sets(st.integers(1, 80)))
+async def test_a_supported_answer_comes_through_unchanged(answer: str, places: set[int]) -> None:
+    assert await shown(cut(answer, places), answer) == (answer, True)
+
+
+def test_only_passages_that_were_used_are_sources() -> None:
+    canvas = Passage("canvas", "帆布鞋", "帆布鞋用软刷蘸温水刷洗，阴凉处晾干。", "", "", "zh")
+    suede = Passage("suede", "麂皮", "麂皮要用橡皮擦擦掉污渍，不能沾水。", "", "", "zh")
+    assert used_passages("帆布鞋用软刷蘸温水刷洗。", [suede, canvas]) == [canvas]
+    both = "麂皮不能沾水，用橡皮擦擦掉污渍。帆布鞋在阴凉处晾干。"
+    assert used_passages(both, [canvas, suede]) == [suede, canvas]
+    assert used_passages("今天天气很好。", [canvas, suede]) == []

@@ -1,0 +1,228 @@
+"""The inbox: once in, a message is answered once, in its turn, or put aside."""
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from core.errors import Busy
+from core.inbox import Inbox
+from core.messages import Platform, UserMessage
+from core.store import Store
+from core.store import inbox as inbox_table
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def inbox(store: Store, clock: Clock) -> Inbox:
+    return Inbox(store, owner="one", depth=3, lease_seconds=60, clock=clock)
+
+
+def message(
+    number: int, conversation: str = "c1", platform: Platform = Platform.WEB
+) -> UserMessage:
+    return UserMessage(f"m{number}", platform, conversation, "ann", f"question {number}")
+
+
+async def leased(inbox: Inbox) -> str | None:
+    letter = await inbox.lease()
+    return None if letter is None else letter.message.id
+
+
+async def test_a_message_comes_back_as_it_was_put(inbox: Inbox) -> None:
+    whole = replace(
+        message(1), images=(b"\xff\x00",), language="zh", max_tokens=5, temperature=0.5, text="\x00"
+    )
+    await inbox.put(whole)
+    letter = await inbox.lease()
+    assert letter is not None
+    assert (letter.message, letter.attempts, letter.received_at) == (whole, 1, 1000.0)
+
+
+async def test_the_same_message_is_taken_once(inbox: Inbox) -> None:
+    assert await inbox.put(message(1))
+    assert not await inbox.put(message(1))
+    assert await inbox.put(message(1, platform=Platform.API))
+
+
+async def test_an_answered_message_that_comes_again_is_not_answered_again(inbox: Inbox) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.done(letter)
+    assert not await inbox.put(message(1))
+    assert await inbox.lease() is None
+
+
+async def test_a_conversation_is_answered_in_order_one_at_a_time(inbox: Inbox) -> None:
+    for number in (1, 2):
+        await inbox.put(message(number))
+    first = await inbox.lease()
+    assert first is not None
+    assert await inbox.lease() is None
+    await inbox.done(first)
+    assert await leased(inbox) == "m2"
+
+
+async def test_conversations_are_answered_side_by_side(inbox: Inbox) -> None:
+    await inbox.put(message(1, "c1"))
+    await inbox.put(message(2, "c1"))
+    await inbox.put(message(3, "c2"))
+    assert [await leased(inbox) for _ in range(3)] == ["m1", "m3", None]
+
+
+async def test_a_failed_message_stays_in_front(inbox: Inbox) -> None:
+    for number in (1, 2):
+        await inbox.put(message(number))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.retry(letter)
+    again = await inbox.lease()
+    assert again is not None
+    assert (again.message.id, again.attempts) == ("m1", 2)
+
+
+async def test_a_lease_that_ran_out_is_taken_up_by_another(
+    store: Store, inbox: Inbox, clock: Clock
+) -> None:
+    other = Inbox(store, owner="two", depth=3, lease_seconds=60, clock=clock)
+    await inbox.put(message(1))
+    await inbox.lease()
+    clock.now += 59
+    assert await other.lease() is None
+    clock.now += 2
+    letter = await other.lease()
+    assert letter is not None
+    assert letter.attempts == 2
+
+
+async def test_who_lost_the_lease_cannot_put_the_letter_back(
+    store: Store, inbox: Inbox, clock: Clock
+) -> None:
+    await inbox.put(message(1))
+    slow = await inbox.lease()
+    clock.now += 61
+    second = await inbox.lease()
+    assert slow is not None
+    assert second is not None
+    for late in (inbox.retry, inbox.give_back, inbox.dead):
+        await late(slow)
+    assert await inbox.lease() is None
+    await inbox.done(second)
+    await inbox.retry(slow)
+    assert await inbox.lease() is None
+
+
+async def test_who_answered_after_the_lease_ran_out_has_answered(
+    inbox: Inbox, clock: Clock
+) -> None:
+    await inbox.put(message(1))
+    slow = await inbox.lease()
+    clock.now += 61
+    second = await inbox.lease()
+    assert slow is not None
+    assert second is not None
+    await inbox.done(slow)
+    await inbox.retry(second)
+    assert await inbox.lease() is None
+
+
+async def test_a_letter_given_back_was_not_tried(inbox: Inbox) -> None:
+    await inbox.put(message(1))
+    for _ in range(5):
+        letter = await inbox.lease()
+        assert letter is not None
+        assert letter.attempts == 1
+        await inbox.give_back(letter)
+
+
+async def test_a_dead_letter_lets_the_next_one_through(inbox: Inbox) -> None:
+    for number in (1, 2):
+        await inbox.put(message(number))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.dead(letter)
+    assert await leased(inbox) == "m2"
+    assert not await inbox.put(message(1))
+
+
+async def test_a_full_conversation_is_busy_and_others_are_not(inbox: Inbox) -> None:
+    for number in range(3):
+        await inbox.put(message(number))
+    with pytest.raises(Busy, match="3 messages of this conversation are waiting"):
+        await inbox.put(message(9))
+    assert await inbox.put(message(9, "c2"))
+    assert await inbox.put(message(9, platform=Platform.API))
+
+
+async def test_a_repeat_in_a_full_conversation_is_no_error(inbox: Inbox) -> None:
+    for number in range(3):
+        await inbox.put(message(number))
+    assert not await inbox.put(message(0))
+
+
+async def test_waiting_counts_and_tells_the_oldest_age(inbox: Inbox, clock: Clock) -> None:
+    assert await inbox.waiting() == (0, 0.0)
+    await inbox.put(message(1))
+    clock.now += 5
+    await inbox.put(message(2))
+    await inbox.lease()
+    assert await inbox.waiting() == (2, 5.0)
+
+
+async def test_pending_lists_what_has_no_answer_yet(inbox: Inbox) -> None:
+    for number in (1, 2, 3):
+        await inbox.put(message(number))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.done(letter)
+    await inbox.lease()
+    assert [one.id for one in await inbox.pending("c1")] == ["m2", "m3"]
+
+
+async def test_finished_rows_are_forgotten_after_a_while(inbox: Inbox, clock: Clock) -> None:
+    for number in (1, 2):
+        await inbox.put(message(number))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.done(letter)
+    assert await inbox.forget_done(older_than_seconds=10) == 0
+    clock.now += 11
+    assert await inbox.forget_done(older_than_seconds=10) == 1
+    assert await leased(inbox) == "m2"
+
+
+async def test_leases_of_owners_that_are_gone_can_be_taken_over_at_once(
+    inbox: Inbox, store: Store, clock: Clock
+) -> None:
+    await inbox.put(message(1))
+    assert await leased(inbox) == "m1"
+    successor = Inbox(store, owner="two", depth=3, lease_seconds=60, clock=clock)
+    assert await leased(successor) is None
+    assert await successor.take_over() == 1
+    assert await leased(successor) == "m1"
+
+
+async def test_a_row_that_cannot_be_read_is_put_aside_and_stops_nobody(
+    inbox: Inbox, store: Store
+) -> None:
+    await inbox.put(message(1))
+    await inbox.put(message(2, "c2"))
+    await store.run(
+        lambda connection: connection.execute(
+            sa.update(inbox_table).where(inbox_table.c.message_id == "m1").values(message={})
+        )
+    )
+    assert await leased(inbox) == "m2"
+    assert await leased(inbox) is None

@@ -1,0 +1,184 @@
+"""What is found for a question, in which language, and whether it is worth an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.calibration import DEFAULT_LEXICAL as DEFAULT
+from core.embedding import Embedder
+from core.index import Index, Recipe
+from core.knowledge import Chunk
+from core.messages import ImageTag, Language
+from core.retrieval import Query, Relevance, RetrievalOptions, Retriever, Snapshot
+from core.terms import Analyzer, load_lexicon
+from tests.core.documents import LetterEmbedder
+
+
+def chunk(name: str, title: str, text: str, lang: Language = "zh") -> Chunk:
+    return Chunk(name, title, text, "test", "", lang)
+
+
+CLOGS = chunk("clogs", "洞洞鞋", "洞洞鞋是带孔的发泡鞋，怕高温暴晒。")
+CLOGS_EN = chunk("clogs.en", "Foam clogs", "Foam clogs shrink in strong heat.", "en")
+LACES = chunk("laces", "鞋带", "鞋带可以拆下来用温水手洗。")
+SUEDE = chunk("suede", "麂皮", "麂皮要用软毛刷顺着一个方向刷。")
+BLUE = chunk("blue", "蓝色", "蓝色的鞋配米色裤子。")
+ALL = (CLOGS, CLOGS_EN, LACES, SUEDE, BLUE)
+
+
+@pytest.fixture
+def analyzer(tmp_path: Path) -> Analyzer:
+    path = tmp_path / "synonyms.txt"
+    path.write_text("洞洞鞋, foam clog\n鞋带, lace\n麂皮, suede\n洗, wash\n", "utf-8")
+    return Analyzer(load_lexicon(path))
+
+
+@pytest.fixture
+def letters() -> LetterEmbedder:
+    return LetterEmbedder()
+
+
+def retriever(
+    analyzer: Analyzer,
+    chunks: Sequence[Chunk] = ALL,
+    *,
+    embedder: Embedder | None = None,
+    options: RetrievalOptions | None = None,
+    reranker: object = None,
+) -> Retriever:
+    index = Index.of(Recipe(analyzer, embedder), chunks)
+    return Retriever(Snapshot(index, DEFAULT), options or RetrievalOptions(), reranker)  # type: ignore[arg-type]
+
+
+async def test_a_clear_question_is_answered_by_its_passage(analyzer: Analyzer) -> None:
+    found = await retriever(analyzer).search(Query("洞洞鞋怕高温吗？"))
+    assert found.relevance is Relevance.ANSWER
+    assert found.passages[0].id == "clogs"
+    assert 0 < found.passages[0].score <= 1
+
+
+@pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])
+async def test_what_has_nothing_to_do_with_shoes_is_refused(analyzer: Analyzer, text: str) -> None:
+    found = await retriever(analyzer).search(Query(text))
+    assert found.relevance is Relevance.REFUSE
+    assert found.passages == ()
+
+
+@pytest.mark.parametrize(("text", "best"), [("洞洞鞋", "clogs"), ("foam clogs", "clogs.en")])
+async def test_the_twin_in_the_language_of_the_question_is_given_alone(
+    analyzer: Analyzer, text: str, best: str
+) -> None:
+    ranking = await retriever(analyzer).rank(Query(text))
+    assert ranking.hits[0].chunk.id == best
+    entries = [hit.chunk.entry for hit in ranking.hits]
+    assert len(entries) == len(set(entries))
+
+
+async def test_an_english_question_falls_back_to_the_chinese_passage(analyzer: Analyzer) -> None:
+    ranking = await retriever(analyzer).rank(Query("How do I wash laces?"))
+    assert ranking.hits[0].chunk.id == "laces"
+
+
+async def test_a_chosen_language_overrides_the_texts_own(analyzer: Analyzer) -> None:
+    ranking = await retriever(analyzer).rank(Query("洞洞鞋", language="en"))
+    assert ranking.hits[0].chunk.id == "clogs.en"
+
+
+async def test_a_tag_helps_as_much_as_it_is_sure(analyzer: Analyzer) -> None:
+    search = retriever(analyzer)
+
+    async def score(sure: float) -> float:
+        tag = ImageTag("蓝色", "blue", "颜色", sure)
+        hits = (await search.rank(Query("麂皮", (tag,)))).hits
+        by_id = {hit.chunk.id: hit.signals.coverage for hit in hits}
+        return by_id.get("blue", 0.0)
+
+    assert 0 < await score(0.2) < await score(0.9)
+    ranking = await search.rank(Query("麂皮", (ImageTag("蓝色", "blue", "颜色", 0.5),)))
+    assert ranking.hits[0].chunk.id == "suede"
+
+
+@pytest.mark.parametrize("fusion", ["weighted", "rrf"])
+async def test_both_legs_are_fused(analyzer: Analyzer, letters: Embedder, fusion: str) -> None:
+    options = RetrievalOptions(fusion=fusion, dense_weight=0.5)  # type: ignore[arg-type]
+    search = retriever(analyzer, embedder=letters, options=options)
+    ranking = await search.rank(Query("鞋带可以拆下来用温水手洗"))
+    assert ranking.hits[0].chunk.id == "laces"
+    assert ranking.hits[0].signals.cosine > 0.9
+
+
+async def test_the_dense_leg_finds_what_shares_no_word(letters: Embedder) -> None:
+    chunks = [chunk("a", "x", "abcdefgh", "en"), chunk("b", "x", "stuvwxyz", "en")]
+    search = retriever(Analyzer(), chunks, embedder=letters)
+    ranking = await search.rank(Query("hgfedcba"))
+    assert ranking.hits[0].chunk.id == "a"
+
+
+async def test_depth_does_not_change_with_the_number_given(analyzer: Analyzer) -> None:
+    one = retriever(analyzer, options=RetrievalOptions(top_k=1))
+    three = retriever(analyzer, options=RetrievalOptions(top_k=3))
+    query = Query("鞋")
+    first, second = await one.rank(query), await three.rank(query)
+    assert [hit.chunk.id for hit in first.hits] == [hit.chunk.id for hit in second.hits]
+
+
+async def test_a_reranker_has_the_last_word(analyzer: Analyzer) -> None:
+    class LikesSuede:
+        def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([0.9 if "麂皮" in text else 0.1 for text in texts], np.float32)
+
+    ranking = await retriever(analyzer, reranker=LikesSuede()).rank(Query("鞋带 麂皮 刷"))
+    assert ranking.hits[0].chunk.id == "suede"
+
+
+async def test_a_minimum_refuses_more_than_the_calibration(analyzer: Analyzer) -> None:
+    options = RetrievalOptions(min_relevance=1.0)
+    found = await retriever(analyzer, options=options).search(Query("鞋带 颜色"))
+    assert found.relevance is Relevance.REFUSE
+
+
+async def test_an_empty_knowledge_base_refuses(analyzer: Analyzer) -> None:
+    found = await retriever(analyzer, ()).search(Query("洞洞鞋"))
+    assert found.relevance is Relevance.REFUSE
+
+
+@pytest.mark.parametrize(
+    "text", ["鞋带" * 50_000, "\u202eאבג 鞋带 abc\u202c", "\ud800鞋带", "鞋带\x00" * 9, "👟鞋带👟"]
+)
+async def test_hostile_questions_are_searched_all_the_same(
+    analyzer: Analyzer, letters: Embedder, text: str
+) -> None:
+    ranking = await retriever(analyzer, embedder=letters).rank(Query(text))
+    assert ranking.hits[0].chunk.id == "laces"
+
+
+async def test_searches_under_way_finish_on_the_snapshot_they_began_with(
+    analyzer: Analyzer,
+) -> None:
+    search = retriever(analyzer, [LACES])
+    other = Snapshot(Index.of(Recipe(analyzer), [SUEDE, CLOGS]), DEFAULT)
+    own = search.snapshot
+
+    async def ask() -> None:
+        for _ in range(40):
+            ids = {hit.chunk.id for hit in (await search.rank(Query("鞋带 麂皮 洞洞鞋"))).hits}
+            assert ids in ({"laces"}, {"suede", "clogs"})
+
+    async def swap() -> None:
+        for turn in range(40):
+            search.use(other if turn % 2 else own)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(ask(), ask(), swap())
+
+
+async def test_a_lower_rank_is_never_called_likelier(analyzer: Analyzer) -> None:
+    hits = (await retriever(analyzer).rank(Query("鞋带 洞洞鞋 麂皮"))).hits
+    chances = [hit.probability for hit in hits]
+    assert chances == sorted(chances, reverse=True)

@@ -1,0 +1,73 @@
+"""Every sentence exists in both languages with the same blanks; languages are told apart."""
+
+from string import Formatter
+
+import pytest
+
+from core.messages import ImageTag
+from core.smalltalk import _KINDS
+from core.wording import SENTENCES, ask_back, describe_photo, language_of, photo_differs, say
+
+BLUE = ImageTag("蓝色", "blue", "颜色", 0.9)
+MAYBE = ImageTag("板鞋", "skate shoe", "类型", 0.5, sure=False)
+
+
+def blanks(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+
+
+@pytest.mark.parametrize("key", SENTENCES)
+def test_a_sentence_renders_in_both_languages_with_the_same_blanks(key: str) -> None:
+    assert set(SENTENCES[key]) == {"zh", "en"}
+    assert blanks(SENTENCES[key]["zh"]) == blanks(SENTENCES[key]["en"])
+    values = dict.fromkeys(blanks(SENTENCES[key]["zh"]), "7")
+    assert say(key, "zh", **values).strip()
+    assert say(key, "en", **values).strip()
+
+
+def test_all_small_talk_has_a_sentence() -> None:
+    assert set(_KINDS) <= set(SENTENCES)
+
+
+def test_values_are_not_formats() -> None:
+    assert "{x}" in say("answered_by", "en", adapter="{x}")
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("帆布鞋怎么洗？", "zh"),
+        ("How do I wash canvas shoes?", "en"),
+        ("GORE-TEX 防水吗", "zh"),
+        ("Air Force 1 怎么洗", "zh"),
+        ("What does 德训鞋 mean in English please?", "en"),
+        ("鞋の推荐有吗", "zh"),
+        ("42？", "zh"),
+        ("靴の防水スプレーはどうやって使いますか", None),
+        ("운동화는 어떻게 빨아요?", None),
+        ("Как мыть кеды?", None),
+        ("كيف أغسل الحذاء؟", None),
+    ],
+)
+def test_the_language_of_a_text(text: str, language: str | None) -> None:
+    assert language_of(text) == language
+
+
+def test_choices_are_listed_as_people_say_them() -> None:
+    assert ask_back(["A"], "zh") == "你想问的是哪一个：A？"
+    assert ask_back(["A", "B", "C"], "zh") == "你想问的是哪一个：A、B，还是C？"
+    assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: A, B, or C?"
+
+
+def test_a_photo_is_described_with_doubts_and_limits() -> None:
+    text = describe_photo((BLUE, MAYBE), "en", colours_only=True)
+    assert "blue, possibly skate shoe" in text
+    assert say("photo_limits", "en") in text
+
+
+def test_a_photo_without_a_sure_colour_says_so() -> None:
+    assert describe_photo((), "zh", colours_only=False).startswith(say("photo_unseen", "zh"))
+
+
+def test_words_that_differ_from_the_photo_are_named() -> None:
+    assert photo_differs(BLUE, "red", "en").endswith("I go by the red you mention. ")

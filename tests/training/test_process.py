@@ -1,0 +1,96 @@
+"""A child process stands in for the model server: a tiny HTTP server, or something that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from core.errors import ModelUnavailable
+from training.servers.process import model_server
+
+# Listens, and writes its process id into a file.
+SERVER = """
+import os, pathlib, socket, sys
+pathlib.Path(sys.argv[2]).write_text(str(os.getpid()))
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    listener.accept()[0].close()
+"""
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def listening(port: int) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return True
+        return False
+
+    return check
+
+
+async def until(check: Callable[[], Awaitable[bool]], wanted: bool = True) -> None:
+    async with asyncio.timeout(30):
+        while await check() is not wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def command(port: int, pid_file: Path) -> list[str]:
+    return [sys.executable, "-c", SERVER, str(port), str(pid_file)]
+
+
+async def test_the_server_runs_while_the_block_runs(port: int, tmp_path: Path) -> None:
+    healthy = listening(port)
+    pid_file = tmp_path / "pid"
+    async with model_server(command(port, pid_file), healthy=healthy, log_file=tmp_path / "log"):
+        assert await healthy()
+    assert not await healthy()
+
+
+async def test_a_server_that_dies_is_started_again(port: int, tmp_path: Path) -> None:
+    healthy, pid_file = listening(port), tmp_path / "pid"
+    async with model_server(command(port, pid_file), healthy=healthy, log_file=tmp_path / "log"):
+        first = int(pid_file.read_text())
+        os.kill(first, signal.SIGKILL)
+        await until(healthy, wanted=False)
+        await until(healthy)
+        assert int(pid_file.read_text()) != first
+
+
+async def test_a_server_that_cannot_start_is_explained_by_its_last_words(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    words = [sys.executable, "-c", "import sys; sys.exit('The model folder is empty.')"]
+    with pytest.raises(ModelUnavailable, match="The model folder is empty"):
+        async with model_server(words, healthy=never, log_file=tmp_path / "log"):
+            pytest.fail("it must not get here")
+
+
+async def test_a_server_that_never_gets_healthy_is_ended(port: int, tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    pid_file = tmp_path / "pid"
+    with pytest.raises(ModelUnavailable, match="did not get ready"):
+        async with model_server(
+            command(port, pid_file), healthy=never, log_file=tmp_path / "log", start_seconds=2
+        ):
+            pytest.fail("it must not get here")
+    assert not await listening(port)()
