@@ -105,5 +105,6 @@ def open_engine(store: Store, model: ChatModel) -> Engine:
             max_characters=4000,
             rounds=10,
             expire_seconds=3600.0,
+            min_support=0.3,
         ),
     )

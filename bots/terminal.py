@@ -1,0 +1,143 @@
+"""The terminal: one question (`ask`) or a conversation (`chat`), streamed as it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from core.errors import SolemateError
+from core.messages import (
+    Delta,
+    Done,
+    Event,
+    Feedback,
+    Found,
+    Outcome,
+    Platform,
+    Rating,
+    Replaced,
+    Reply,
+    Seen,
+    UserMessage,
+)
+from core.wording import say, tag_words
+
+_MARKS = {"+": Rating.UP, "-": Rating.DOWN}
+
+
+class Expert(Protocol):
+    """Whoever answers: the engine in this process, or a running solemate."""
+
+    def answer(self, message: UserMessage) -> AsyncGenerator[Event, None]: ...
+
+    async def rate(self, feedback: Feedback) -> None: ...
+
+
+def to_user_message(
+    text: str, *, conversation_id: str | None = None, images: tuple[bytes, ...] = ()
+) -> UserMessage:
+    """A line typed on the terminal as a message; a new conversation unless one is named."""
+    return UserMessage(
+        id=uuid.uuid4().hex,
+        platform=Platform.TERMINAL,
+        conversation_id=conversation_id or uuid.uuid4().hex,
+        user_id="terminal",
+        text=text,
+        images=images,
+    )
+
+
+async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
+    """Show one answer while it is made, with tags and sources, and return it."""
+    shown = ""
+    reply: Reply | None = None
+    async with aclosing(expert.answer(message)) as events:
+        async for event in events:
+            match event:
+                case Seen(tags) if tags:
+                    names = ", ".join(f"{tag.name} {tag.score:.0%}" for tag in tags)
+                    console.print(Text(f"[{names}]", style="dim"))
+                case Delta(text):
+                    shown += text
+                    console.print(Text(text), end="")
+                case Replaced(text):
+                    # What a terminal has printed stays; the text that counts follows below it.
+                    console.print(Text("\n\n" * bool(shown) + text), end="")
+                    shown = text
+                case Seen() | Found():
+                    pass
+                case Done(done):
+                    reply = done
+    assert reply is not None
+    if not shown:
+        console.print(Text(reply.text), end="")
+    console.print()
+    _print_sources(reply, console)
+    return reply
+
+
+async def chat(expert: Expert, console: Console, read: Callable[[str], str]) -> None:
+    """Talk until an empty line or the end of input; `+` and `-` rate the last answer."""
+    console.print(Text(say("greeting", "zh"), style="bold"))
+    console.print(Text(say("greeting", "en"), style="bold"))
+    console.print(Text(say("chat_help", "zh") + " / " + say("chat_help", "en"), style="dim"))
+    conversation = uuid.uuid4().hex
+    last: Reply | None = None
+    while line := _line(read):
+        mark, _, correction = line.partition(" ")
+        if mark in _MARKS and last is not None:
+            feedback = Feedback(last.id, "terminal", _MARKS[mark], correction=correction.strip())
+            await expert.rate(feedback)
+            console.print(Text(say("feedback_thanks", last.language), style="dim"))
+            continue
+        try:
+            message = to_user_message(line, conversation_id=conversation)
+            last = await ask(expert, message, console)
+        except SolemateError as exc:
+            console.print(Text(str(exc), style="red"))
+
+
+def to_json(reply: Reply) -> str:
+    """The reply as `ask --json` prints it, on one line."""
+    result: dict[str, Any] = {
+        "answer": reply.text,
+        "sources": [dataclasses.asdict(source) for source in reply.sources],
+        "tags": [dataclasses.asdict(tag) for tag in reply.tags],
+        "adapter": reply.adapter,
+        "outcome": reply.outcome,
+        "timings": {name: round(value, 4) for name, value in _seconds(reply).items()},
+        "suggestions": list(reply.suggestions),
+        "language": reply.language,
+        "complete": reply.complete,
+        "conversation": reply.conversation_id,
+        "id": reply.id,
+    }
+    return json.dumps(result, ensure_ascii=False)
+
+
+def _seconds(reply: Reply) -> dict[str, float]:
+    return dataclasses.asdict(reply.timings) | {"own": reply.timings.own}
+
+
+def _line(read: Callable[[str], str]) -> str:
+    try:
+        return read("\n> ").strip()
+    except EOFError:
+        return ""
+
+
+def _print_sources(reply: Reply, console: Console) -> None:
+    if reply.tags:
+        tags = ", ".join(tag_words(tag, reply.language) for tag in reply.tags)
+        console.print(f"[dim]{escape(tags)}[/dim]")
+    for source in reply.sources:
+        if reply.outcome is not Outcome.QUOTED:
+            console.print(f"[dim]· {escape(source.title)} ({escape(source.source)})[/dim]")

@@ -1,0 +1,139 @@
+"""What the chat page asks for beside itself: take a message in, show a photo, its own files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.datastructures import UploadFile
+
+from bots.apology import apology
+from bots.web.desk import Desk
+from bots.web.person import Person, person_of
+from core.engine import MAX_PHOTOS
+from core.errors import Busy, ImageRejected, MessageRejected, NotFound, SolemateError, StoreError
+from core.messages import Platform, UserMessage
+from core.smalltalk import has_words
+
+log = structlog.get_logger()
+
+# What a form's other fields and its boundaries may add to the photos.
+FORM_BYTES = 1_000_000
+_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_FILES = {
+    "chat.css": "text/css; charset=utf-8",
+    "chat.js": "text/javascript; charset=utf-8",
+}
+
+
+def is_id(name: str) -> bool:
+    """Whether a text can name a message or a conversation."""
+    return bool(_ID.fullmatch(name))
+
+
+async def may_enter(desk: Desk, conversation_id: str, user_id: str) -> bool:
+    """Whether a conversation is this person's, or nobody's yet."""
+    owner = await desk.store.owner_of(conversation_id)
+    if owner is None:
+        waiting = await desk.inbox.pending(conversation_id)
+        owner = waiting[0].user_id if waiting else user_id
+    return owner == user_id
+
+
+def chat_routes(desk: Desk, *, max_characters: int) -> APIRouter:
+    """The routes under `/page`; they belong on NiceGUI's app, whose cookie names the person."""
+    routes = APIRouter(prefix="/page", include_in_schema=False)
+    most_bytes = MAX_PHOTOS * desk.photo_limits.max_bytes + FORM_BYTES
+
+    @routes.post("/messages")
+    async def take_message(request: Request) -> Response:
+        person, length = person_of(request), 0
+        try:
+            _check_size(request, most_bytes)
+            message = await _to_user_message(request, person)
+            length = len(message.text)
+            if not await may_enter(desk, message.conversation_id, person.user_id):
+                raise NotFound(f"There is no conversation {message.conversation_id!r}.")
+            await desk.ask(message)
+        except SolemateError as exc:
+            log.info("message_refused", error=type(exc).__name__)
+            sentence = apology(exc, person.language, length=length, max_characters=max_characters)
+            return JSONResponse({"sentence": sentence}, _status(exc))
+        return JSONResponse({"id": message.id}, 202)
+
+    @routes.get("/photos/{conversation_id}/{message_id}/{position}")
+    async def show_photo(
+        request: Request, conversation_id: str, message_id: str, position: int
+    ) -> Response:
+        user_id = person_of(request).user_id
+        photos: list[bytes] = []
+        if await may_enter(desk, conversation_id, user_id):
+            photos = await photos_of(desk, conversation_id, message_id)
+        if not 0 <= position < len(photos):
+            return Response(status_code=404)
+        headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+        return Response(photos[position], media_type="image/jpeg", headers=headers)
+
+    @routes.get("/files/{name}")
+    async def show_file(name: str) -> Response:
+        if name not in _FILES:
+            return Response(status_code=404)
+        headers = {"Cache-Control": "no-cache"}
+        return FileResponse(Path(__file__).parent / name, media_type=_FILES[name], headers=headers)
+
+    return routes
+
+
+async def photos_of(desk: Desk, conversation_id: str, message_id: str) -> list[bytes]:
+    """A message's photos as safe JPEGs, whether it is answered or waits for its answer."""
+    for message in await desk.inbox.pending(conversation_id):
+        if message.id == message_id:
+            return list(message.images)
+    return await desk.store.photos_of(conversation_id, message_id)
+
+
+def _check_size(request: Request, most_bytes: int) -> None:
+    length = int(request.headers.get("content-length") or most_bytes + 1)
+    if length > most_bytes:
+        raise ImageRejected(
+            f"The form has {length} bytes; the limit is {most_bytes}.",
+            code="photo_large",
+            status=413,
+        )
+
+
+async def _to_user_message(request: Request, person: Person) -> UserMessage:
+    async with request.form(max_files=4 * MAX_PHOTOS) as form:
+        parts = form.getlist("photos")
+        photos = [await part.read() for part in parts if isinstance(part, UploadFile)]
+        text, message_id, conversation_id = (
+            str(form.get(name, "")) for name in ("text", "id", "conversation")
+        )
+    for name in (message_id, conversation_id):
+        if not is_id(name):
+            raise MessageRejected(f"The id {name!r} is not usable.", code="failed")
+    return UserMessage(
+        id=message_id,
+        platform=Platform.WEB,
+        conversation_id=conversation_id,
+        user_id=person.user_id,
+        text=text,
+        images=tuple(photos),
+        # The question's own language is answered; where it has no words, the page's is.
+        language=None if has_words(text) else person.language,
+    )
+
+
+def _status(error: SolemateError) -> int:
+    match error:
+        case MessageRejected() | ImageRejected() | Busy():
+            return error.status
+        case NotFound():
+            return 404
+        case StoreError():
+            return 503
+        case _:
+            return 500

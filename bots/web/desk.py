@@ -1,0 +1,95 @@
+"""What the chat page and the HTTP API share: take a message in, follow its answer, rate it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+
+from bots.feeds import Feeds
+from bots.lanes import Lanes
+from core.engine import Engine
+from core.errors import NotFound, SolemateError
+from core.inbox import Inbox
+from core.messages import Done, Event, Feedback, Platform, Turn, UserMessage
+from core.photos import PhotoLimits, open_photo, to_jpeg
+from core.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The expert as the web sees it."""
+
+    store: Store
+    inbox: Inbox
+    engine: Engine
+    lanes: Lanes
+    feeds: Feeds
+    photo_limits: PhotoLimits
+    expire_seconds: float
+
+    async def ask(self, message: UserMessage) -> AsyncGenerator[Event, None]:
+        """Commit a message and return its answer's events; the same message is answered once.
+
+        The message is checked and committed when this returns, before the first event. Raises
+        `MessageRejected`, `ImageRejected` and `Busy` for what cannot be taken.
+        """
+        self.engine.check(message)
+        safe = [await asyncio.to_thread(self._safe, image) for image in message.images]
+        fresh = await self.lanes.submit(replace(message, images=tuple(safe)))
+        if fresh:
+            return self.feeds.open(message.conversation_id, message.id).follow()
+        return self.follow(message.platform, message.conversation_id, message.id)
+
+    async def follow(
+        self, platform: Platform, conversation_id: str, message_id: str
+    ) -> AsyncGenerator[Event, None]:
+        """A message's answer from its beginning, whether under way, finished or waiting.
+
+        `NotFound` when no such message was taken in. Whoever stops following stops nothing.
+        """
+        turn = await self.store.answered(platform, conversation_id, message_id)
+        if turn is not None:
+            yield Done(turn.reply)
+            return
+        feed = self.feeds.find(conversation_id, message_id)
+        if feed is None:
+            waiting = await self.inbox.pending(conversation_id)
+            if message_id not in {message.id for message in waiting}:
+                raise NotFound(f"There is no message {message_id!r} in this conversation.")
+            feed = self.feeds.open(conversation_id, message_id)
+        async with aclosing(feed.follow()) as events:
+            async for event in events:
+                yield event
+
+    async def rate(self, feedback: Feedback) -> None:
+        """Commit a verdict; `NotFound` without such a reply."""
+        await self.engine.rate(feedback)
+        self.lanes.metrics.rated(feedback.rating)
+
+    async def conversation(self, conversation_id: str) -> tuple[Turn, ...]:
+        """The conversation's turns, oldest first."""
+        return await self.store.history(conversation_id, rounds=200)
+
+    async def forget(self, conversation_id: str) -> bool:
+        """Delete a conversation with all that belongs to it; whether there was one.
+
+        An answer under way ends first, or it would be stored after the deletion.
+        """
+        waiting = await self.inbox.pending(conversation_id)
+        under_way = [one for one in waiting if self.lanes.stop(conversation_id, one.id)]
+        found = await self.store.delete_conversation(conversation_id)
+        for message in under_way:
+            with suppress(SolemateError):
+                async for _ in self.follow(message.platform, conversation_id, message.id):
+                    pass
+        return await self.store.delete_conversation(conversation_id) or found
+
+    def expired(self, turn: Turn) -> bool:
+        """Whether the model has forgotten a turn because the conversation was silent too long."""
+        return time.time() - turn.asked_at > self.expire_seconds
+
+    def _safe(self, image: bytes) -> bytes:
+        return to_jpeg(open_photo(image, self.photo_limits))

@@ -1,0 +1,76 @@
+"""Whether questions are answered, and how well, part by part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from core.errors import SolemateError
+from core.inbox import Inbox
+
+log = structlog.get_logger()
+
+CHECK_SECONDS = 8.0
+# An inbox this far behind answers, but nobody would call it well.
+SLOW_SECONDS = 60.0
+
+
+class Condition(StrEnum):
+    """How a part is: without one that is `DOWN`, no question is answered."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class PartHealth:
+    """A part's condition, a sentence for the operator, and figures worth watching."""
+
+    condition: Condition = Condition.OK
+    detail: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"status", "detail"?, figures…}`."""
+        detail = {"detail": self.detail} if self.detail else {}
+        return {"status": self.condition, **detail, **self.figures}
+
+
+HealthCheck = Callable[[], Awaitable[PartHealth]]
+
+
+async def check_all(parts: Mapping[str, HealthCheck]) -> dict[str, PartHealth]:
+    """Every part's health, asked at the same time."""
+    found = await asyncio.gather(*(_checked(name, check) for name, check in parts.items()))
+    return dict(zip(parts, found, strict=True))
+
+
+def overall(parts: Mapping[str, PartHealth]) -> Condition:
+    """The condition of the whole: that of its worst part."""
+    conditions = {part.condition for part in parts.values()}
+    worst = (Condition.DOWN, Condition.DEGRADED)
+    return next((one for one in worst if one in conditions), Condition.OK)
+
+
+async def inbox_health(inbox: Inbox) -> PartHealth:
+    """How many messages wait, and since when."""
+    waiting, oldest = await inbox.waiting()
+    figures = {"waiting": waiting, "oldest_seconds": round(oldest, 1)}
+    if oldest > SLOW_SECONDS:
+        return PartHealth(Condition.DEGRADED, "Messages wait too long for an answer.", figures)
+    return PartHealth(figures=figures)
+
+
+async def _checked(name: str, check: HealthCheck) -> PartHealth:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return await check()
+    except (SolemateError, TimeoutError) as exc:
+        log.warning("part_down", part=name, error=type(exc).__name__)
+        return PartHealth(Condition.DOWN, "It does not answer; the log says why.")

@@ -1,0 +1,289 @@
+"""What all routes of the HTTP API share: whom they listen to, how they refuse, how they stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from bots.apology import apology
+from bots.metrics import Metrics
+from core.errors import (
+    Busy,
+    DataError,
+    ImageRejected,
+    MessageRejected,
+    ModelUnavailable,
+    NotFound,
+    SolemateError,
+    StoreError,
+)
+from core.language import language_of
+from core.messages import Language
+from core.wording import say
+
+log = structlog.get_logger()
+
+# As much of a text as tells its language.
+_SAMPLE = 1000
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+class Refused(SolemateError):
+    """A request we do not take; `code` selects the sentence, `values` fill its blanks."""
+
+    def __init__(self, status: int, code: str, **values: object) -> None:
+        super().__init__(f"The request is refused: {code}.")
+        self.status = status
+        self.code = code
+        self.values = values
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request got no answer, as the caller reads it; `field` is the key that was wrong."""
+
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    retry_after_seconds: int | None = None
+
+
+ErrorShape = Callable[[Problem], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Who may call, and how much may be sent; `origins` are the sites whose pages may."""
+
+    origins: frozenset[str]
+    max_body_bytes: int
+    max_characters: int
+    metrics: Metrics
+
+    async def admit(self, request: Request) -> Request:
+        """The request with its body read; `Refused` for a foreign page or an unfit body."""
+        if request.method not in _SAFE:
+            origin = request.headers.get("origin")
+            if origin is not None and origin not in self.origins:
+                raise Refused(403, "origin", origin=origin[:100])
+        if request.method != "POST":
+            return request
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refused(415, "body_type")
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self.max_body_bytes:
+            raise self._too_large()
+        return await self._read(request)
+
+    async def _read(self, request: Request) -> Request:
+        read = 0
+
+        async def receive_at_most() -> Message:
+            nonlocal read
+            message = await request.receive()
+            read += len(message.get("body", b""))
+            if read > self.max_body_bytes:
+                raise self._too_large()
+            return message
+
+        capped = Request(request.scope, receive_at_most)
+        try:
+            # Starlette keeps the body, so FastAPI finds it read and only parses it.
+            await capped.body()
+        except ClientDisconnect:
+            raise Refused(400, "body_json") from None
+        return capped
+
+    def explain(self, exc: Exception, request: Request) -> Problem:
+        """An error as the caller reads it: a sentence of ours, in the language of the request."""
+        text = getattr(request.state, "text", "")
+        language = _language_of_caller(text, request)
+        match exc:
+            case RequestValidationError():
+                return _explain_validation(exc, language)
+            case HTTPException(status_code=400):
+                return Problem(400, "body_json", say("body_json", language))
+            case Refused():
+                return Problem(exc.status, exc.code, say(exc.code, language, **exc.values))
+            case NotFound():
+                return Problem(404, "not_found", say("not_found", language))
+        error = exc if isinstance(exc, SolemateError) else None
+        sentence = apology(error, language, length=len(text), max_characters=self.max_characters)
+        match exc:
+            case MessageRejected() | ImageRejected():
+                return Problem(exc.status, exc.code, sentence)
+            case Busy():
+                seconds = math.ceil(exc.retry_after_seconds)
+                return Problem(exc.status, "busy", sentence, retry_after_seconds=seconds)
+            case StoreError():
+                return Problem(503, "not_saved", sentence)
+            case ModelUnavailable() | DataError():
+                return Problem(503, "unavailable", sentence)
+            case _:
+                return Problem(500, "failed", sentence)
+
+    def _too_large(self) -> Refused:
+        return Refused(413, "body_large", limit=self.max_body_bytes)
+
+
+def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
+    """The class of routes behind this gate, whose errors have this shape."""
+
+    class GatedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def handle_gated(request: Request) -> Response:
+                try:
+                    response = await handle(await gate.admit(request))
+                except (SolemateError, RequestValidationError, HTTPException) as exc:
+                    response = error_response(_told(gate, exc, request), shape)
+                # The outermost handler: whatever it was, the caller gets one sentence.
+                except Exception as exc:
+                    log.exception("request_failed", route=self.path_format)
+                    response = error_response(gate.explain(exc, request), shape)
+                gate.metrics.served(self.path_format, response.status_code)
+                return response
+
+            return handle_gated
+
+    return GatedRoute
+
+
+async def stream_events(
+    events: AsyncGenerator[dict[str, Any], None], request: Request, gate: Gate, shape: ErrorShape
+) -> AsyncGenerator[str, None]:
+    """The events for the wire, then the error that ended them, if one did, then `[DONE]`."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield server_event(event)
+    except SolemateError as exc:
+        yield server_event(shape(_told(gate, exc, request)))
+    # The outermost handler: the status has been sent, so the stream itself says what happened.
+    except Exception as exc:
+        log.exception("stream_failed")
+        yield server_event(shape(gate.explain(exc, request)))
+    yield server_event("[DONE]")
+
+
+def _told(gate: Gate, exc: Exception, request: Request) -> Problem:
+    """Explain an error; what the operator can mend is logged in its own words."""
+    problem = gate.explain(exc, request)
+    if problem.status >= 500:
+        log.error("request_failed", code=problem.code, error=str(exc))
+    return problem
+
+
+def error_response(problem: Problem, shape: ErrorShape) -> Response:
+    """The problem as a response."""
+    headers = {}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(problem.retry_after_seconds)
+    return JSONResponse(shape(problem), problem.status, headers)
+
+
+def plain_shape(problem: Problem) -> dict[str, Any]:
+    """`{"error": {"code", "message"}}`."""
+    return {"error": {"code": problem.code, "message": problem.message}}
+
+
+def remember_text(request: Request, text: str) -> None:
+    """Let errors of this request speak the language of its text."""
+    request.state.text = text
+
+
+def language_wanted(text: str, request: Request) -> Language | None:
+    """The language to answer in where the text has no letters to tell it."""
+    return None if _has_letters(text) else _accepted(request)
+
+
+def own_origins(public_url: str) -> frozenset[str]:
+    """The origins of our own pages; a loopback address has two names."""
+    url = urlsplit(public_url)
+    hosts = _LOOPBACK if url.hostname in _LOOPBACK else (url.hostname or "",)
+    port = f":{url.port}" if url.port else ""
+    return frozenset(f"{url.scheme}://{host}{port}" for host in hosts)
+
+
+def server_event(data: dict[str, Any] | str) -> str:
+    """One server-sent event."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; whoever makes them is closed as soon as the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette notices a client that left only when it sends again; a model may take seconds.
+        async with asyncio.TaskGroup() as tasks:
+            leaving = tasks.create_task(self.listen_for_disconnect(receive))
+            writing = tasks.create_task(self._write(send))
+            leaving.add_done_callback(lambda _: writing.cancel())
+            writing.add_done_callback(lambda _: leaving.cancel())
+
+    async def _write(self, send: Send) -> None:
+        with suppress(OSError):
+            async with aclosing(self._events):
+                await self.stream_response(send)
+
+
+def _has_letters(text: str) -> bool:
+    return any(char.isalpha() for char in text[:_SAMPLE])
+
+
+def _language_of_caller(text: str, request: Request) -> Language:
+    told_by_text = language_of(text[:_SAMPLE]) if _has_letters(text) else None
+    return told_by_text or _accepted(request) or "en"
+
+
+def _accepted(request: Request) -> Language | None:
+    """The first language of Accept-Language that we speak."""
+    for part in request.headers.get("accept-language", "").lower().split(","):
+        name = part.strip()
+        if name.startswith("zh"):
+            return "zh"
+        if name.startswith("en"):
+            return "en"
+    return None
+
+
+def _explain_validation(exc: RequestValidationError, language: Language) -> Problem:
+    error = exc.errors()[0]
+    if error["type"] == "json_invalid":
+        return Problem(400, "body_json", say("body_json", language))
+    path = [str(part) for part in error["loc"][1:]]
+    field = ".".join(path)[:100]
+    if not field:
+        return Problem(422, "invalid", "The body must be a JSON object.")
+    if error["type"] == "extra_forbidden":
+        return Problem(422, "unknown_field", f"There is no field {field!r}; leave it out.", field)
+    if error["type"] == "missing":
+        return Problem(422, "missing_field", f"The field {field!r} is missing.", field)
+    # pydantic says "Input should be …", "String should have …".
+    _, _, allowed = str(error["msg"]).partition(" ")
+    return Problem(422, "invalid_field", f"The field {field!r} {allowed}.", field)
