@@ -99,8 +99,8 @@ class Calibration:
 
 # Fitted to the shipped knowledge base, without and with the shipped embedder: they serve any other
 # until `solemate kb calibrate` has run on it.
-DEFAULT_LEXICAL = Calibration((2.1, 1.43, 0.0, 7.64, 4.0), -2.76, 0.467, 0.304)
-DEFAULT = Calibration((0.83, 1.7, 2.55, 7.07, 4.0), -3.73, 0.473, 0.256)
+DEFAULT_LEXICAL = Calibration((1.84, 1.8, 0.0, 8.18, 4.0), -2.92, 0.474, 0.287)
+DEFAULT = Calibration((0.81, 1.8, 2.21, 8.0, 4.0), -3.67, 0.493, 0.264)
 
 
 def fit(judged: Sequence[Judged], knowledge: str, wrong: float, refused: float) -> Calibration:

@@ -15,6 +15,7 @@ import structlog
 from core.errors import AnswerUnsupported, MessageRejected, ModelUnavailable
 from core.followup import Resolved, points_back, resolve
 from core.grounding import Ground, guarded, is_refusal, used_passages
+from core.language import language_of
 from core.messages import (
     ChatMessage,
     Delta,
@@ -42,7 +43,7 @@ from core.smalltalk import has_words, small_talk
 from core.store import Store
 from core.tags import contradicted
 from core.vision import Vision
-from core.wording import ask_back, describe_photo, language_of, photo_differs, say
+from core.wording import ask_back, describe_photo, photo_differs, say
 
 log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ class Options:
     max_characters: int
     rounds: int
     expire_seconds: float
+    min_support: float
     rewrite: str = "carry"
 
 
@@ -326,8 +328,9 @@ class Engine:
     ) -> AsyncGenerator[Event, None]:
         """The model's text as it comes, as far as its passages support it."""
         finish, said = None, ""
+        ground = _ground(draft, self._options.min_support)
         pieces = self._model.stream(draft.prompt, draft.adapter, sampling)
-        async with aclosing(pieces), aclosing(guarded(pieces, _ground(draft))) as safe:
+        async with aclosing(pieces), aclosing(guarded(pieces, ground)) as safe:
             async for piece in safe:
                 if not said:
                     draft.first_token_seconds = self._clock() - draft.started
@@ -433,14 +436,15 @@ def _sampling(default: Sampling, message: UserMessage) -> Sampling:
     )
 
 
-def _ground(draft: _Draft) -> Ground:
+def _ground(draft: _Draft, min_support: float) -> Ground:
     """What the answer may say: question, passages and tags."""
     return Ground.of(
         (
             draft.resolved.question,
             *(f"{passage.title}\n{passage.text}" for passage in draft.passages),
             *(f"{tag.name} {tag.phrase} {tag.score:.0%}" for tag in draft.tags),
-        )
+        ),
+        min_support,
     )
 
 

@@ -17,9 +17,6 @@ from core.knowledge import sentences
 from core.messages import Passage
 from core.model import Piece
 
-# A sentence of the answer must share this part of its shingles with passages and question. The
-# figure only catches text that comes from nowhere: paraphrases of a passage stay well above it.
-MIN_SUPPORT = 0.3
 # A passage counts as used where it holds this part of a sentence's shingles, and nearly as much
 # as the passage that holds most.
 MIN_OVERLAP = 0.45
@@ -105,15 +102,21 @@ class Ground:
     quantities: frozenset[Quantity]
     names: frozenset[str]
     shingles: frozenset[str]
+    min_support: float
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Ground:
-        """The ground made of these texts."""
+    def of(cls, texts: Iterable[str], min_support: float) -> Ground:
+        """The ground made of these texts.
+
+        A sentence of the answer must share `min_support` of its shingles with them: 0.3 only
+        catches text from nowhere, since paraphrases stay well above it.
+        """
         joined = "\n".join(texts)
         return cls(
             frozenset(quantities(joined)),
             frozenset(_names(joined)) | frozenset(_words(joined)),
             frozenset(shingles(joined)),
+            min_support,
         )
 
     def unsupported(self, text: str, *, finished: bool = True) -> str | None:
@@ -135,7 +138,7 @@ class Ground:
             parts = shingles(sentence)
             if len(parts) <= 4 or not self._speaks_the_language_of(sentence):
                 continue
-            if len(parts & self.shingles) < MIN_SUPPORT * len(parts):
+            if len(parts & self.shingles) < self.min_support * len(parts):
                 return sentence
         return None
 

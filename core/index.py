@@ -35,7 +35,7 @@ from core.terms import Analyzer
 
 log = structlog.get_logger()
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNKS = "chunks.json"
 _VECTORS = "vectors.faiss"
 
@@ -127,7 +127,9 @@ class Index:
             return self
         analyzer = self.recipe.analyzer
         lexical = self.lexical.without_rows(gone) if gone else self.lexical
-        lexical = lexical.with_passages([analyzer.passage(one.title, one.text) for one in added])
+        lexical = lexical.with_passages(
+            [analyzer.passage(one.title, one.text, one.keywords) for one in added]
+        )
         first_key = int(self.keys.max()) + 1 if len(self.keys) else 0
         new_keys = np.arange(first_key, first_key + len(added), dtype=np.int64)
         dropped = set(gone)
@@ -154,7 +156,8 @@ class Index:
 
     @staticmethod
     def _vectors(embedder: Embedder, chunks: Sequence[Chunk]) -> Vectors:
-        return embedder.encode_documents([f"{one.title}\n{one.text}" for one in chunks])
+        texts = ["\n".join([one.title, one.text, " ".join(one.keywords)]) for one in chunks]
+        return embedder.encode_documents(texts)
 
 
 class IndexFolder:
@@ -351,7 +354,7 @@ def _read_chunks(
 ) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
     rows = json.loads(_checked(home / _CHUNKS, manifest["files"][_CHUNKS]))
     origins = tuple(row.pop("origin") for row in rows)
-    return tuple(Chunk(**row) for row in rows), origins
+    return tuple(Chunk(**{**row, "keywords": tuple(row.get("keywords", ()))}) for row in rows), origins
 
 
 def _read_lexical(home: Path) -> LexicalIndex:

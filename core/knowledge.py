@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from core.language import language_of
 from core.messages import Language
-from core.terms import detect_language
 
 # A chunk is at most this wide, a Chinese character counting 1 and any other 1/2.
 CHUNK_WIDTH = 400
@@ -31,7 +31,10 @@ _CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """An indexed piece of a document. `part` counts from 0 within a document that was split."""
+    """An indexed piece of a document. `part` counts from 0 within a document that was split.
+
+    `keywords` are words that people ask with and the text does not use; only the search sees them.
+    """
 
     id: str
     title: str
@@ -40,6 +43,7 @@ class Chunk:
     topic: str
     lang: Language
     part: int = 0
+    keywords: tuple[str, ...] = ()
 
     @property
     def document(self) -> str:
@@ -54,12 +58,13 @@ class Chunk:
     @property
     def digest(self) -> str:
         """Changes when any field does."""
-        fields = (self.id, self.title, self.text, self.source, self.topic, self.lang)
+        fields: tuple[str, ...] = (self.id, self.title, self.text, self.source, self.topic)
+        fields += (self.lang, *self.keywords)
         return hashlib.sha256("\x1f".join(fields).encode()).hexdigest()
 
 
 def load_knowledge(path: Path) -> list[Chunk]:
-    """Read a JSON list of objects with `content` and optional id, title, source, lang, topic.
+    """Read a JSON list of objects with `content`; id, title, source, lang, topic, keywords may be.
 
     Raises `DataError` naming file, line and field of the first thing that is wrong.
     """
@@ -111,6 +116,12 @@ class _Object:
         if value is not None and not isinstance(value, str):
             self.refuse(name, f"must be text, not {value!r:.60}")
         return (value or "").strip()
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        value = self.fields.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            self.refuse(name, f"must be a list of texts, not {value!r:.60}")
+        return tuple(one.strip() for one in value if one.strip())
 
 
 def _objects(path: Path) -> Iterator[_Object]:
@@ -176,16 +187,17 @@ def _chunks(item: _Object) -> Iterator[Chunk]:
     title = item.string("title") or _first_clause(content)
     source = item.string("source") or item.path.name
     topic = item.string("topic")
+    keywords = item.strings("keywords")
     for part, text in enumerate(_split(content)):
         identity = f"{document}#{part + 1}" if part else document
-        yield Chunk(identity, title, text, source, topic, lang, part)
+        yield Chunk(identity, title, text, source, topic, lang, part, keywords)
 
 
 def _language(item: _Object, content: str) -> Language:
     lang = item.string("lang").casefold().replace("_", "-").partition("-")[0]
     if lang not in ("", "zh", "en"):
         item.refuse("lang", f"must be 'zh' or 'en', not {lang!r}")
-    return "zh" if lang == "zh" else "en" if lang == "en" else detect_language(content)
+    return "zh" if lang == "zh" else "en" if lang == "en" else language_of(content) or "en"
 
 
 def _first_clause(content: str) -> str:

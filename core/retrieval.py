@@ -15,9 +15,10 @@ from core.calibration import Calibration, Signals, confidence
 from core.embedding import Embedder, Vectors
 from core.index import Index
 from core.knowledge import Chunk
+from core.language import language_of
 from core.lexical import Match
 from core.messages import ImageTag, Language, Passage
-from core.terms import Analyzer, detect_language
+from core.terms import Analyzer
 
 Fusion = Literal["weighted", "rrf"]
 
@@ -210,7 +211,7 @@ def _candidates(index: Index, query: Query, options: RetrievalOptions) -> list[_
     if index.dense is not None and index.recipe.embedder is not None:
         rows, cosines = _with_dense(index, index.recipe.embedder, query, rows, options.depth)
     fused = _fused(match.scores[rows], cosines, index.dense is not None, options)
-    language = query.language or detect_language(query.text)
+    language = query.language or language_of(query.text) or "en"
     return _one_per_entry(index, rows, fused, cosines, match, language)
 
 

@@ -58,6 +58,7 @@ class Model(_Section):
     context_tokens: Annotated[int, Field(ge=256)]
     first_token_seconds: Positive
     deadline_seconds: Positive
+    min_support: Share
     embedded: bool
     expert: str
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -22,7 +22,6 @@ from typing import TypeVar
 import snowballstemmer
 
 from core.errors import DataError
-from core.messages import Language
 
 # A question or passage beyond this length adds nothing that the first part did not say.
 MAX_CHARACTERS = 4000
@@ -164,17 +163,20 @@ class Analyzer:
     lexicon: Lexicon = field(default_factory=Lexicon)
     weights: TermWeights = field(default_factory=TermWeights)
     title_weight: float = 1.5
+    keyword_weight: float = 0.6
 
     @property
     def digest(self) -> str:
         """Changes when passages would be cut differently."""
-        return f"{_VERSION}:{self.lexicon.digest}:{self.title_weight}"
+        return f"{_VERSION}:{self.lexicon.digest}:{self.title_weight}:{self.keyword_weight}"
 
-    def passage(self, title: str, text: str) -> dict[str, float]:
-        """Term -> how often; a word in the title counts `title_weight` times more."""
+    def passage(self, title: str, text: str, keywords: Sequence[str] = ()) -> dict[str, float]:
+        """Term -> how often; words of the title and the keywords count by their own weights."""
         terms: dict[str, float] = dict(Counter(term for term, _ in self._terms(normalize(text))))
-        for term, _ in self._terms(normalize(title)):
-            terms[term] = terms.get(term, 0.0) + self.title_weight
+        extras = [(title, self.title_weight), *((one, self.keyword_weight) for one in keywords)]
+        for extra, weight in extras:
+            for term, _ in self._terms(normalize(extra)):
+                terms[term] = terms.get(term, 0.0) + weight
         return terms
 
     def question(self, text: str) -> dict[str, float]:
@@ -198,12 +200,6 @@ def normalize(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold().translate(_SIMPLIFY)
     text = "".join(char if unicodedata.category(char)[0] != "C" else " " for char in text)
     return _CONTRACTION.sub("", text)
-
-
-def detect_language(text: str) -> Language:
-    """Chinese where characters outnumber Latin words, else English."""
-    wide = len(_IDEOGRAPH.findall(text))
-    return "zh" if wide and wide >= len(_WORD.findall(text)) else "en"
 
 
 @lru_cache(maxsize=50_000)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from core.grounding import quantities
 from core.knowledge import sentences
+from core.language import language_of
 from core.messages import Language
-from core.terms import detect_language
 from training.duplicates import Pair, near_pairs, normalised
 from training.rows import DpoRow, EntryRow, Finding, QuestionRow, RetrievalRow, Row, UnanswerableRow
 from training.sizes import SizeRow, contradictions
@@ -242,7 +242,7 @@ def _written_in(language: Language, text: str) -> bool:
     """Chinese may name things in Latin letters; English holds no Chinese at all."""
     if language == "zh":
         return bool(_HAN.search(text))
-    return detect_language(text) == "en" and not _HAN.search(text)
+    return language_of(text) == "en" and not _HAN.search(text)
 
 
 def _same(pair: Pair, asked: Sequence[Asked]) -> bool:

@@ -74,12 +74,13 @@ def train_embedder(data: Path, target: Path, plan: EmbedderPlan | None = None) -
 
 
 def training_pairs(material: Material) -> Iterator[Pair]:
-    """Questions, titles and single sentences, each with the entry it belongs to."""
+    """Questions, titles, keywords and single sentences, each with the entry it belongs to."""
     for question in material.questions:
         if not kept_for_calibration(question.text):
             yield Pair(question.text, _base(question.entry))
     for entry in material.entries.values():
-        yield Pair(entry.title, _base(entry.id))
+        for words in (entry.title, *entry.keywords):
+            yield Pair(words, _base(entry.id))
         for sentence in entry.sentences:
             yield Pair(sentence, _base(entry.id))
 
@@ -197,7 +198,8 @@ def _all_texts(
 
 
 def _whole(entry: Entry) -> str:
-    return f"{entry.title}\n{entry.text}"
+    """An entry as the index embeds it."""
+    return "\n".join([entry.title, entry.text, " ".join(entry.keywords)])
 
 
 def _base(entry: str) -> str:

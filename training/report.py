@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.errors import DataError
+from core.language import language_of
 from core.tags import TagGroup, load_tags, untranslated
-from core.terms import detect_language
 from training import checks
 from training.checks import Asked
 from training.duplicates import near_pairs, normalised
@@ -332,7 +332,7 @@ class _Inspection:
     def describe(self, file: str, texts: dict[str, list[str]], **labels: list[str]) -> None:
         """Add the file's figures; the first of the texts is the one that should vary."""
         varied = next(iter(texts.values()))
-        labels.setdefault("lang", [detect_language(text) for text in varied])
+        labels.setdefault("lang", [language_of(text) or "en" for text in varied])
         self.report.files.append(
             FileReport(
                 file=file,

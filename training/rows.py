@@ -51,6 +51,7 @@ class EntryRow(_Shape):
     topic: Text
     lang: Language
     source: Text
+    keywords: list[Text] = Field(default_factory=list)
 
 
 class QuestionRow(_Shape):

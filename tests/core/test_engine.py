@@ -84,6 +84,7 @@ class Desk:
                 max_characters=500,
                 rounds=5,
                 expire_seconds=3600,
+                min_support=0.3,
             ),
         )
         self.count = 0

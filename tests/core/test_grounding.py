@@ -57,7 +57,7 @@ def test_quantities_are_read_in_both_languages(text: str, found: set[tuple[str, 
     ],
 )
 def test_invented_figures_and_names_are_caught_in_chinese(answer: str, invented: str) -> None:
-    assert Ground.of([ZH]).unsupported(answer) == invented
+    assert Ground.of([ZH], 0.3).unsupported(answer) == invented
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_invented_figures_and_names_are_caught_in_chinese(answer: str, invented:
     ],
 )
 def test_invented_figures_and_names_are_caught_in_english(answer: str, invented: str) -> None:
-    assert Ground.of([EN]).unsupported(answer) == invented
+    assert Ground.of([EN], 0.3).unsupported(answer) == invented
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_invented_figures_and_names_are_caught_in_english(answer: str, invented:
     ],
 )
 def test_a_paraphrase_or_refusal_passes(ground: str, answer: str) -> None:
-    assert Ground.of([ground]).unsupported(answer) is None
+    assert Ground.of([ground], 0.3).unsupported(answer) is None
 
 
 def test_a_sentence_from_nowhere_is_caught() -> None:
     sentence = "皮鞋需要每周涂抹鞋油并且用马毛刷抛光。"
-    assert Ground.of([ZH]).unsupported(sentence) == sentence
+    assert Ground.of([ZH], 0.3).unsupported(sentence) == sentence
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def shown(pieces: list[str], ground: str) -> tuple[str, bool]:
     """What a person saw of an answer, and whether it was let through to its end."""
     text = ""
     try:
-        async for piece in guarded(stream(pieces), Ground.of([ground])):
+        async for piece in guarded(stream(pieces), Ground.of([ground], 0.3)):
             text += piece.text
     except AnswerUnsupported:
         return text, False

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from core.terms import Analyzer, detect_language, load_lexicon, normalize
+from core.terms import Analyzer, load_lexicon, normalize
 
 
 def synonyms(tmp_path: Path, text: str) -> Analyzer:
@@ -64,19 +64,6 @@ def test_the_longest_name_wins(tmp_path: Path) -> None:
 def test_a_group_of_one_is_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2"):
         synonyms(tmp_path, "鞋带, lace\n鞋跟\n")
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("洞洞鞋怎么洗", "zh"),
-        ("How do I wash clogs?", "en"),
-        ("what does the word 德训鞋 mean", "en"),
-    ]
-    + [("Goodyear welt 是什么", "zh"), ("🙂", "en"), ("", "en")],
-)
-def test_the_language_is_that_of_most_words(text: str, language: str) -> None:
-    assert detect_language(text) == language
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from string import Formatter
 
 import pytest
 
+from core.language import language_of
 from core.messages import ImageTag
 from core.smalltalk import _KINDS
-from core.wording import SENTENCES, ask_back, describe_photo, language_of, photo_differs, say
+from core.wording import SENTENCES, ask_back, describe_photo, photo_differs, say
 
 BLUE = ImageTag("蓝色", "blue", "颜色", 0.9)
 MAYBE = ImageTag("板鞋", "skate shoe", "类型", 0.5, sure=False)
