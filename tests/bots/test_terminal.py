@@ -1,0 +1,125 @@
+"""The terminal shows an answer as it grows, and rates the last one."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+
+from rich.console import Console
+
+from bots.terminal import ask, chat, to_json, to_user_message
+from core.errors import MessageRejected
+from core.messages import (
+    Delta,
+    Done,
+    Event,
+    Feedback,
+    ImageTag,
+    Outcome,
+    Rating,
+    Replaced,
+    Reply,
+    Seen,
+    Source,
+    UserMessage,
+)
+
+BLUE = ImageTag("蓝色", "blue", "colour", 0.8)
+
+
+class FakeExpert:
+    """Says the same events for every message, and remembers what it got."""
+
+    def __init__(self, *events: Event | Exception) -> None:
+        self.events = events
+        self.messages: list[UserMessage] = []
+        self.feedback: list[Feedback] = []
+
+    async def answer(self, message: UserMessage) -> AsyncGenerator[Event, None]:
+        self.messages.append(message)
+        for event in self.events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    async def rate(self, feedback: Feedback) -> None:
+        self.feedback.append(feedback)
+
+
+def reply(text: str = "阴干。", outcome: Outcome = Outcome.ANSWERED) -> Reply:
+    source = Source("canvas", "帆布鞋清洗", "洗后阴干。", "written for this project")
+    return Reply("r1", "c1", text, outcome, "zh", sources=(source,), tags=(BLUE,))
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=100, color_system=None)
+
+
+def shown(on: Console) -> str:
+    assert isinstance(on.file, io.StringIO)
+    return on.file.getvalue()
+
+
+def typed(*lines: str) -> Callable[[str], str]:
+    left: Iterator[str] = iter(lines)
+
+    def read(_prompt: str) -> str:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    return read
+
+
+async def test_an_answer_is_shown_with_tags_and_sources() -> None:
+    on = console()
+    expert = FakeExpert(Seen((BLUE,)), Delta("阴"), Delta("干。"), Done(reply()))
+    await ask(expert, to_user_message("怎么洗？"), on)
+    assert "阴干。" in shown(on)
+    assert "蓝色 80%" in shown(on)
+    assert "帆布鞋清洗" in shown(on)
+
+
+async def test_a_replaced_text_stands_below_what_was_printed() -> None:
+    on = console()
+    events = (
+        Delta("用 90 度"),
+        Replaced("“洗后阴干。”"),
+        Done(reply("“洗后阴干。”", Outcome.QUOTED)),
+    )
+    await ask(FakeExpert(*events), to_user_message("怎么洗？"), on)
+    assert shown(on).index("90") < shown(on).index("“洗后阴干。”")
+
+
+async def test_a_stored_reply_without_pieces_is_shown_whole() -> None:
+    on = console()
+    await ask(FakeExpert(Done(reply())), to_user_message("怎么洗？"), on)
+    assert "阴干。" in shown(on)
+
+
+async def test_what_looks_like_markup_is_printed_as_it_is() -> None:
+    on = console()
+    await ask(FakeExpert(Delta("[bold]阴干"), Done(reply())), to_user_message("怎么洗？"), on)
+    assert "[bold]阴干" in shown(on)
+
+
+async def test_a_conversation_keeps_its_id_and_rates_the_last_answer() -> None:
+    expert = FakeExpert(Delta("阴干。"), Done(reply()))
+    await chat(expert, console(), typed("怎么洗？", "- 要先用温水", "那晒呢", ""))
+    assert len({message.conversation_id for message in expert.messages}) == 1
+    assert expert.feedback == [Feedback("r1", "terminal", Rating.DOWN, correction="要先用温水")]
+
+
+async def test_a_rejected_line_is_explained_and_the_conversation_goes_on() -> None:
+    on = console()
+    expert = FakeExpert(MessageRejected("It is too long.", code="text_long"))
+    await chat(expert, on, typed("鞋", "鞋"))
+    assert shown(on).count("It is too long.") == 2
+
+
+def test_json_holds_what_was_promised() -> None:
+    found = json.loads(to_json(reply()))
+    assert {"answer", "sources", "tags", "adapter", "outcome", "timings"} <= set(found)
+    assert found["sources"][0]["id"] == "canvas"
