@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import secrets
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from core.errors import ConfigError, SolemateError
+from core.errors import ConfigError, SolemateError, StoreError
 from core.logs import configure_logs
 from core.settings import Settings, at_root, load_settings
 
@@ -45,11 +49,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A shoe expert to chat with, that gets better from its users' thumbs.",
 )
-out = Console()
-err = Console(stderr=True)
+# Without `emoji=False` a title or a file that holds ":x:" would show a cross.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
+log = structlog.get_logger()
 
 T = TypeVar("T")
+OnDisk = tuple[str, int]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class ServeEngine(StrEnum):
+    """What can compute a served model's answers."""
+
+    EMBEDDED = "embedded"
 
 
 def main() -> None:
@@ -57,8 +70,11 @@ def main() -> None:
     try:
         app()
     except SolemateError as exc:
-        err.print(str(exc), style="red", markup=False, highlight=False)
-        sys.exit(1)
+        _complain(str(exc))
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        _complain(f"{exc.strerror}: {exc.filename or 'the disk'!s}. Make room, or fix its rights.")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -95,6 +111,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask one question; starts what it needs when nothing is running."""
+    if len(photo or ()) > 1:
+        raise ConfigError("Ask about one photo at a time: give --photo once.")
     images = tuple(_photo_bytes(path, context.obj) for path in photo or ())
     _run(_ask(context.obj, text, images, conversation, as_json))
 
@@ -118,6 +136,7 @@ def tag(
 @app.command()
 def serve(
     context: typer.Context,
+    engine: Annotated[ServeEngine, typer.Option(help="What computes.")] = ServeEngine.EMBEDDED,
     host: Annotated[str | None, typer.Option(help="Default: model.base_url's.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: model.base_url's.")] = None,
     model: Annotated[Path | None, typer.Option(help="Default: model.expert.")] = None,
@@ -125,18 +144,19 @@ def serve(
         list[str] | None, typer.Option(help="NAME=FOLDER of a LoRA adapter to load.")
     ] = None,
 ) -> None:
-    """Serve the embedded model with LoRA adapters through an OpenAI-compatible API."""
+    """Serve a model with LoRA adapters through an OpenAI-compatible API."""
+    assert engine is ServeEngine.EMBEDDED
     from training.servers.embedded import ServerOptions
     from training.servers.embedded import serve as serve_embedded
 
     settings: Settings = context.obj
-    address = urlsplit(settings.model.base_url)
+    default_host, default_port = _model_address(settings)
     key = settings.secrets.MODEL_API_KEY
     options = ServerOptions(
         model=model or at_root(settings.model.expert),
         served_name=settings.model.base_model,
-        host=host or address.hostname or "127.0.0.1",
-        port=port or address.port or 8001,
+        host=host or default_host,
+        port=port or default_port,
         adapters=dict(_named_folder(one) for one in adapter or ()),
         api_key=key.get_secret_value() if key else "",
     )
@@ -155,7 +175,8 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         colours = {Health.OK: "green", Health.WARNING: "yellow", Health.ILL: "red"}
         table = Table("part", "health", "found", "what to do")
         for one in findings:
-            table.add_row(one.part, one.health, one.found, one.advice, style=colours[one.health])
+            found, advice = escape(one.found), escape(one.advice)
+            table.add_row(one.part, one.health, found, advice, style=colours[one.health])
         out.print(table)
     if any(finding.health is Health.ILL for finding in findings):
         raise typer.Exit(1)
@@ -243,12 +264,14 @@ def calibrate(
         list[Path] | None, typer.Option(help="Question files; default: those of data/.")
     ] = None,
     wrong: Annotated[
-        float, typer.Option(help="Of what has no answer, the share that may get one.")
-    ] = 0.35,
+        float, typer.Option(min=0, max=1, help="Of what has no answer, the share that may get one.")
+    ] = 0.3,
     refused: Annotated[
         float,
-        typer.Option(help="Of what has no answer, the share to refuse; we ask back the rest."),
-    ] = 0.2,
+        typer.Option(
+            min=0, max=1, help="Of what has no answer, the share to refuse; we ask back the rest."
+        ),
+    ] = 0.25,
     as_json: Json = False,
 ) -> None:
     """Fit to this knowledge base when to answer, ask back and refuse."""
@@ -291,7 +314,7 @@ def report(context: typer.Context, as_json: Json = False) -> None:
 
     found = inspect_data(at_root("data"), at_root(context.obj.vision.tags))
     if as_json:
-        typer.echo(found.to_json())
+        _print_json(found.to_json())
     else:
         out.print(render(found))
     if not found.ok:
@@ -403,6 +426,29 @@ async def load_snapshot(settings: Settings, folder: IndexFolder) -> Snapshot:
     return Snapshot(index, calibration_for(file, index.digest, dense=index.dense is not None))
 
 
+async def take_up(
+    settings: Settings, folder: IndexFolder, retriever: Retriever, used: OnDisk
+) -> OnDisk:
+    """Search the index and the calibration on disk where they are not those in use any more.
+
+    What cannot be read, or was made with other synonyms, leaves the ones in use.
+    """
+    newest = used
+    try:
+        newest = on_disk(settings, folder)
+        if newest != used:
+            retriever.use(await load_snapshot(settings, folder))
+    except SolemateError as exc:
+        log.warning("index_not_taken_up", problem=str(exc), advice="restart solemate")
+    return newest
+
+
+def on_disk(settings: Settings, folder: IndexFolder) -> OnDisk:
+    """Names the index and the calibration on disk; changes when either does."""
+    file = _calibration_file(settings)
+    return folder.version, file.stat().st_mtime_ns if file.exists() else 0
+
+
 def open_vision(settings: Settings) -> Vision:
     """CLIP when the settings name a model; else the colour namer, which needs none."""
     from core.tags import load_tags
@@ -445,7 +491,7 @@ async def open_model(settings: Settings) -> AsyncIterator[OpenAIChatModel]:
         first_token_seconds=settings.model.first_token_seconds,
         deadline_seconds=settings.model.deadline_seconds,
     ) as model:
-        if not settings.model.embedded or await model.healthy():
+        if not settings.model.embedded or await _is_served(settings, model):
             yield model
             return
         from training.servers.process import model_server
@@ -456,6 +502,24 @@ async def open_model(settings: Settings) -> AsyncIterator[OpenAIChatModel]:
             log_file=settings.state / "model-server.log",
         ):
             yield model
+
+
+async def _is_served(settings: Settings, model: OpenAIChatModel) -> bool:
+    """Whether our model is served already; `ConfigError` when something else has its port."""
+    from core.errors import ModelUnavailable
+    from core.ports import port_is_free
+
+    wanted = settings.model
+    with suppress(ModelUnavailable):
+        if wanted.base_model in await model.models():
+            return True
+    host, port = _model_address(settings)
+    if not port_is_free(host, port):
+        raise ConfigError(
+            f"Something at {wanted.base_url!r} does not serve the model {wanted.base_model!r}. "
+            "Stop it, or choose another port with SOLEMATE__MODEL__BASE_URL."
+        )
+    return False
 
 
 @asynccontextmanager
@@ -485,19 +549,17 @@ async def _up(settings: Settings) -> None:
     from bots.feeds import Feeds
     from bots.lanes import Allowance, Lanes, Limits
     from bots.web.desk import Desk
-    from core.doctor import port_is_free
     from core.inbox import Inbox
     from core.messages import Platform
+    from core.ports import listening
 
-    if not port_is_free(settings.web.host, settings.web.port):
-        raise ConfigError(
-            f"Port {settings.web.port} is taken. Stop what uses it, or choose another with "
-            "SOLEMATE__WEB__PORT."
-        )
-    with err.status("Starting the model…"):
-        stack = AsyncExitStack()
-        opened = await stack.enter_async_context(open_expert(settings))
-    async with stack:
+    async with AsyncExitStack() as stack:
+        with err.status("Starting the model…"):
+            # The page's port is ours before anything slow begins, and until all has ended.
+            listener = stack.enter_context(
+                listening(settings.web.host, settings.web.port, "SOLEMATE__WEB__PORT")
+            )
+            opened = await stack.enter_async_context(open_expert(settings))
         limits = settings.limits
         inbox = Inbox(opened.store, owner=uuid.uuid4().hex, depth=limits.lane_depth)
         if opened.store.exclusive:
@@ -528,8 +590,6 @@ async def _up(settings: Settings) -> None:
         server = uvicorn.Server(
             uvicorn.Config(
                 _web(settings, opened, desk),
-                host=settings.web.host,
-                port=settings.web.port,
                 log_config=None,
                 timeout_graceful_shutdown=5,
             )
@@ -538,7 +598,7 @@ async def _up(settings: Settings) -> None:
             chores = tasks.create_task(_chores(settings, opened, inbox))
             address = settings.web.public_url or settings.web.address
             out.print(f"Solemate is ready: [bold]{address}[/bold]  (Ctrl-C stops)")
-            await server.serve()
+            await server.serve(sockets=[listener])
             chores.cancel()
 
 
@@ -567,7 +627,6 @@ def _web(settings: Settings, opened: Opened, desk: Desk) -> FastAPI:
         options=ApiOptions(
             model_name=settings.model.base_model,
             max_tokens=settings.model.max_tokens,
-            max_characters=settings.conversation.max_characters,
             public_url=settings.web.public_url or settings.web.address,
             allowed_origins=tuple(settings.web.allowed_origins),
         ),
@@ -576,23 +635,28 @@ def _web(settings: Settings, opened: Opened, desk: Desk) -> FastAPI:
         app,
         desk,
         storage_secret=_secret(settings.state / "page-secret"),
-        max_characters=settings.conversation.max_characters,
     )
     return app
 
 
 async def _chores(settings: Settings, opened: Opened, inbox: Inbox) -> None:
     """Take up a rebuilt index within seconds; forget what is too old every hour."""
-    version, forget_at = opened.index.version, 0.0
+    used, forget_at = on_disk(settings, opened.index), 0.0
     while True:
-        if (newest := opened.index.version) != version:
-            opened.retriever.use(await load_snapshot(settings, opened.index))
-            version = newest
+        used = await take_up(settings, opened.index, opened.retriever, used)
         if time.monotonic() >= forget_at:
-            await inbox.forget_done(older_than_seconds=7 * 86400)
-            await opened.store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
+            await forget(settings, opened.store, inbox)
             forget_at = time.monotonic() + 3600
         await asyncio.sleep(2)
+
+
+async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
+    """Delete what is too old; a disk that is full now may have room the next time."""
+    try:
+        await inbox.forget_done(older_than_seconds=7 * 86400)
+        await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
+    except StoreError as exc:
+        log.warning("nothing_forgotten", problem=str(exc))
 
 
 async def _ask(
@@ -636,11 +700,10 @@ async def _tag(settings: Settings, photos: Sequence[Path], as_json: bool) -> Non
     for path, tags in results:
         for one in tags:
             sure = "yes" if one.sure else "about"
-            table.add_row(
-                path.name, one.group, f"{one.name} {one.phrase}", f"{one.score:.0%}", sure
-            )
+            named = escape(f"{one.name} {one.phrase}")
+            table.add_row(escape(path.name), escape(one.group), named, f"{one.score:.0%}", sure)
         if not tags:
-            table.add_row(path.name, "", "nothing certain", "", "")
+            table.add_row(escape(path.name), "", "nothing certain", "", "")
     out.print(table)
     if vision.colours_only:
         out.print("Only colours can be told here; set vision.model to a CLIP model for the rest.")
@@ -755,6 +818,11 @@ async def _build_models(settings: Settings) -> None:
 # --- small things ---
 
 
+def _complain(sentence: str) -> NoReturn:
+    err.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
@@ -771,9 +839,19 @@ def _print_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     table = Table(*(rows[0] if rows else ("nothing",)))
     for row in rows:
         table.add_row(
-            *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values())
+            *(
+                f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+                for value in row.values()
+            )
         )
     out.print(table)
+
+
+def _model_address(settings: Settings) -> tuple[str, int]:
+    """The host and port of `model.base_url`."""
+    address = urlsplit(settings.model.base_url)
+    usual = 443 if address.scheme == "https" else 80
+    return address.hostname or "127.0.0.1", address.port or usual
 
 
 def _model_name(name: str) -> str:

@@ -93,12 +93,12 @@ async def chat(expert: Expert, console: Console, read: Callable[[str], str]) -> 
     last: Reply | None = None
     while line := _line(read):
         mark, _, correction = line.partition(" ")
-        if mark in _MARKS and last is not None:
-            feedback = Feedback(last.id, "terminal", _MARKS[mark], correction=correction.strip())
-            await expert.rate(feedback)
-            console.print(Text(say("feedback_thanks", last.language), style="dim"))
-            continue
         try:
+            if mark in _MARKS and last is not None:
+                verdict = Feedback(last.id, "terminal", _MARKS[mark], correction=correction.strip())
+                await expert.rate(verdict)
+                console.print(Text(say("feedback_thanks", last.language), style="dim"))
+                continue
             message = to_user_message(line, conversation_id=conversation)
             last = await ask(expert, message, console)
         except SolemateError as exc:

@@ -39,6 +39,8 @@ class Signals:
     that occur in it, `cosine` the dense leg's, `lead` how far it is ahead of its best rival (below
     0: behind) relative to the best and times `coverage`, so that the one passage that shares a
     word with a foreign question is no winner; `reranked` a cross-encoder's score less 1/2.
+    `central` is the question's own (see `lexical.Match`): without any word that the passages
+    share, it is likely to be about something else.
     """
 
     overlap: float
@@ -46,6 +48,7 @@ class Signals:
     cosine: float
     lead: float
     reranked: float = 0.0
+    central: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,8 @@ class Calibration:
 
 # Fitted to the shipped knowledge base, without and with the shipped embedder: they serve any other
 # until `solemate kb calibrate` has run on it.
-DEFAULT_LEXICAL = Calibration((1.84, 1.8, 0.0, 8.18, 4.0), -2.92, 0.474, 0.287)
-DEFAULT = Calibration((0.81, 1.8, 2.21, 8.0, 4.0), -3.67, 0.493, 0.264)
+DEFAULT_LEXICAL = Calibration((1.79, 1.59, 0.0, 8.37, 4.0, 0.98), -3.50, 0.569, 0.274)
+DEFAULT = Calibration((0.78, 1.72, 2.01, 8.18, 4.0, 0.72), -4.03, 0.557, 0.262)
 
 
 def fit(judged: Sequence[Judged], knowledge: str, wrong: float, refused: float) -> Calibration:
@@ -154,13 +157,17 @@ def to_json(calibration: Calibration) -> bytes:
 def calibration_for(path: Path, knowledge: str, *, dense: bool) -> Calibration:
     """The stored calibration if it was fitted to this knowledge (an index digest), or a default.
 
-    Raises `DataError` when the file is damaged.
+    A damaged file is passed over, or `solemate kb calibrate` could not replace it.
     """
     if path.exists():
-        stored = load_calibration(path)
-        if stored.knowledge == knowledge:
-            return stored
-        log.warning("calibration_outdated", path=str(path), advice="run `solemate kb calibrate`")
+        try:
+            stored = load_calibration(path)
+        except DataError as exc:
+            log.warning("calibration_unused", problem=str(exc))
+        else:
+            if stored.knowledge == knowledge:
+                return stored
+            log.warning("calibration_outdated", advice="run `solemate kb calibrate`")
     return DEFAULT if dense else DEFAULT_LEXICAL
 
 
@@ -186,7 +193,14 @@ def _confidences(calibration: Calibration, judged: Sequence[Judged]) -> Matrix:
 
 
 def _row(signals: Signals) -> tuple[float, ...]:
-    return (signals.overlap, signals.coverage, signals.cosine, signals.lead, signals.reranked)
+    return (
+        signals.overlap,
+        signals.coverage,
+        signals.cosine,
+        signals.lead,
+        signals.reranked,
+        signals.central,
+    )
 
 
 def _logistic(

@@ -92,7 +92,6 @@ class ColourVision:
     """Names one or two colours of what is in the middle of a photo; hedged where it is unsure."""
 
     colours_only = True
-    reads = frozenset({COLOUR})
 
     def __init__(self, groups: Sequence[TagGroup], *, max_tags: int) -> None:
         """Only the basic colours that the tag file has are ever named, in its own words."""

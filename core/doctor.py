@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import platform
 import shutil
-import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,12 +16,21 @@ import httpx
 
 from core.errors import SolemateError
 from core.knowledge import load_knowledge
+from core.ports import port_is_free
 from core.settings import Settings, at_root
 from core.store import SAFE_SQLITE, Store
 from core.tags import load_tags
 
 ENOUGH_BYTES = 1_000_000_000
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "openai", "faiss-cpu", "nicegui")
+# Of several in one place, one is enough.
+_PACKAGES = (
+    ("torch",),
+    ("transformers",),
+    ("sentence-transformers",),
+    ("openai",),
+    ("faiss-cpu", "faiss-gpu"),
+    ("nicegui",),
+)
 
 
 class Health(StrEnum):
@@ -68,14 +76,21 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     versions, missing = [], []
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+    for names in _PACKAGES:
+        found = [f"{name} {version}" for name in names if (version := _version(name))]
+        versions += found
+        missing += [] if found else [" or ".join(names)]
     if missing:
         return Finding("packages", Health.ILL, f"missing: {', '.join(missing)}", "Run `make env`.")
     return Finding("packages", Health.OK, ", ".join(versions))
+
+
+def _version(package: str) -> str:
+    """The installed version, "" without one."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _sqlite(settings: Settings) -> Finding:
@@ -212,15 +227,3 @@ async def answers_at(address: str) -> bool:
     except (httpx.HTTPError, ValueError):
         return False
     return isinstance(health, dict) and health.get("service") == "solemate"
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True

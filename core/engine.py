@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import structlog
 
@@ -47,6 +48,8 @@ from core.wording import ask_back, describe_photo, photo_differs, say
 
 log = structlog.get_logger()
 
+Rewrite = Literal["carry", "model", "off"]
+
 MAX_PHOTOS = 4
 # Control characters but tab and line feed, and halves of surrogate pairs: no database and no model
 # server takes them all.
@@ -59,7 +62,10 @@ _REWRITE: dict[Language, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the engine answers; `budget` is what the model may read, the answer not counted."""
+    """How the engine answers; `budget` is what the model may read, the answer not counted.
+
+    `rewrite` completes follow-ups: by carrying the topic over, by asking the model, or not at all.
+    """
 
     base_model: str
     sampling: Sampling
@@ -69,7 +75,7 @@ class Options:
     rounds: int
     expire_seconds: float
     min_support: float
-    rewrite: str = "carry"
+    rewrite: Rewrite = "carry"
 
 
 @dataclass(slots=True)
@@ -157,7 +163,7 @@ class Engine:
         self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event
     ) -> AsyncGenerator[Event, None]:
         """Fill the draft: by hand where no passage is needed, else from what is found."""
-        if by_hand := self._by_hand(draft, turns):
+        if by_hand := self._by_hand(draft):
             draft.text, draft.outcome = by_hand
             draft.complete = True
             yield Delta(draft.text)
@@ -188,12 +194,15 @@ class Engine:
                 f"The message has {len(message.text)} characters; the limit is {limit}.",
                 code="text_long",
                 status=413,
+                length=len(message.text),
+                limit=limit,
             )
         if len(message.images) > MAX_PHOTOS:
             raise MessageRejected(
                 f"The message has {len(message.images)} photos; the limit is {MAX_PHOTOS}.",
                 code="photo_many",
                 status=413,
+                limit=MAX_PHOTOS,
             )
 
     async def _history(self, message: UserMessage) -> tuple[Turn, ...]:
@@ -219,14 +228,14 @@ class Engine:
         draft.tags = tuple(sorted(best.values(), key=lambda tag: -tag.score))
         draft.vision_seconds = self._clock() - started
 
-    def _by_hand(self, draft: _Draft, turns: Sequence[Turn]) -> tuple[str, Outcome] | None:
+    def _by_hand(self, draft: _Draft) -> tuple[str, Outcome] | None:
         """The answer to a message without a question: small talk, a bare photo, no words."""
         text, language = draft.message.text, draft.language
-        if draft.jpegs and not has_words(text):
-            return describe_photo(
-                draft.tags, draft.language, self._vision.colours_only
-            ), Outcome.CLARIFY
-        if kind := small_talk(text):
+        kind = small_talk(text)
+        if draft.jpegs and (kind or not has_words(text)):
+            seen = describe_photo(draft.tags, language, self._vision.colours_only)
+            return seen, Outcome.CLARIFY
+        if kind:
             return say(kind, language), Outcome.ANSWERED
         if not has_words(text):
             return say("no_words", language), Outcome.CLARIFY
@@ -353,7 +362,8 @@ class Engine:
     def _quote(self, draft: _Draft, sentence: str) -> None:
         """Answer with the best passage word for word, marked as a quote; never trained on."""
         best = draft.passages[0]
-        draft.text = say(sentence, draft.language, title=best.title, text=best.text)
+        quote = say(sentence, draft.language, title=best.title, text=best.text)
+        draft.text = draft.lead + quote
         draft.outcome = Outcome.QUOTED
         draft.complete = False
         draft.sources = _sources([best])

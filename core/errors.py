@@ -18,9 +18,22 @@ SolemateError
 
 from __future__ import annotations
 
+import math
+
 
 class SolemateError(Exception):
-    """Anything we can explain to the person in one sentence."""
+    """Anything we can explain to the person in one sentence.
+
+    `code` names that sentence in `wording.py`, `values` fill its blanks, and `status` is the HTTP
+    status that says the same; the error's own words are for the log and the terminal.
+    """
+
+    code = "failed"
+    status = 500
+
+    def __init__(self, message: str, **values: object) -> None:
+        super().__init__(message)
+        self.values = values
 
 
 class ConfigError(SolemateError):
@@ -30,22 +43,25 @@ class ConfigError(SolemateError):
 class DataError(SolemateError):
     """A data file is wrong; the message names file, line and field."""
 
+    code = "unavailable"
+    status = 503
+
 
 class IndexMissing(DataError):
     """Nothing has been indexed yet, or the index on disk is damaged."""
 
 
 class MessageRejected(SolemateError):
-    """A text we cannot take. `status` is the HTTP status that says the same."""
+    """A text we cannot take."""
 
-    def __init__(self, message: str, *, code: str, status: int = 400) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, code: str, status: int = 400, **values: object) -> None:
+        super().__init__(message, **values)
         self.code = code
         self.status = status
 
 
 class ImageRejected(SolemateError):
-    """A picture we cannot read. `code` selects the sentence people see; `status` is HTTP's."""
+    """A picture we cannot read."""
 
     def __init__(self, message: str, *, code: str, status: int = 415) -> None:
         super().__init__(message)
@@ -56,8 +72,10 @@ class ImageRejected(SolemateError):
 class Busy(SolemateError):
     """Too much at once; `retry_after_seconds` says when to come back."""
 
+    code = "busy"
+
     def __init__(self, message: str, *, retry_after_seconds: float, status: int = 429) -> None:
-        super().__init__(message)
+        super().__init__(message, seconds=math.ceil(retry_after_seconds))
         self.retry_after_seconds = retry_after_seconds
         self.status = status
 
@@ -65,13 +83,22 @@ class Busy(SolemateError):
 class NotFound(SolemateError):
     """There is no such reply, conversation, adapter or file."""
 
+    code = "not_found"
+    status = 404
+
 
 class StoreError(SolemateError):
     """The database cannot be opened or written; nothing was acknowledged."""
 
+    code = "not_saved"
+    status = 503
+
 
 class ModelUnavailable(SolemateError):
     """The model server is unreachable, too slow, or refuses."""
+
+    code = "unavailable"
+    status = 503
 
 
 class AnswerIncomplete(ModelUnavailable):

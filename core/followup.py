@@ -56,13 +56,12 @@ class Resolved:
     """A question that can be searched by itself.
 
     `question` is for the model, `query` for the search; `tags` are the last photo's where the
-    question is still about it. `carried` says that something came from an earlier turn.
+    question is still about it.
     """
 
     question: str
     query: str
     tags: tuple[ImageTag, ...] = ()
-    carried: bool = False
 
 
 def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Resolved:
@@ -77,15 +76,15 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     last = turns[-1]
     if last.reply.outcome is Outcome.CLARIFY:
         if (choice := chosen(text, last.reply.suggestions)) is not None:
-            return Resolved(_joined(last.question, choice), choice, last.reply.tags, True)
-        if last.reply.tags and not last.question.strip():
-            return Resolved(text, text, tags or last.reply.tags, True)
+            return Resolved(_joined(last.question, choice), choice, last.reply.tags)
+        if last.reply.tags and not last.reply.suggestions:
+            return Resolved(text, text, tags or last.reply.tags)
     if _YES.match(text.strip()):
-        return Resolved(last.question, last.query, last.reply.tags, True)
+        return Resolved(last.question, last.query, last.reply.tags)
     if not points_back(text):
         return Resolved(text, text, tags)
     topic = _topic(turns)
-    return Resolved(text, _joined(topic, text), tags or last.reply.tags, True)
+    return Resolved(text, _joined(topic, text), tags or last.reply.tags)
 
 
 def chosen(text: str, suggestions: Sequence[str]) -> str | None:

@@ -72,7 +72,7 @@ _UNIT_START = "|".join(
 _UNFINISHED = re.compile(
     rf"(?:{_FIGURE}(?:\s*(?:[-–—~～到至或]|to|and|or)\s*(?:{_FIGURE})?)?\s*"
     rf"(?:[A-Za-z°℃%％]*|{_UNIT_START})"
-    rf"|\b(?:{_ENGLISH})(?:[\s-]+[A-Za-z]*){{0,2}}"
+    rf"|\b(?:{_ENGLISH})(?:[\s-]+[A-Za-z.,]*){{0,2}}"
     r"|[A-Za-z0-9.,/%°+\-–~'’]+)$",
     re.IGNORECASE,
 )
@@ -228,17 +228,26 @@ async def guarded(pieces: AsyncIterator[Piece], ground: Ground) -> AsyncGenerato
     A number or name is held back until it cannot grow any more. A refusal has no passage to stand
     on, but its figures and names are looked at all the same.
     """
-    text = shown = ""
+    text = ""
+    shown = settled = 0
     async for piece in pieces:
         text += piece.text
         finished = piece.finish_reason is not None
-        ready = text if finished else _UNFINISHED.sub("", text)
-        if len(ready) <= len(shown) and not finished:
+        ready = len(text) if finished else len(_UNFINISHED.sub("", text))
+        if ready <= shown and not finished:
             continue
-        if ground.unsupported(ready, finished=finished) is not None:
+        # Sentences that were whole the last time have been looked at for good.
+        if ground.unsupported(text[settled:ready], finished=finished) is not None:
             raise AnswerUnsupported("The model's answer holds something its passages do not.")
-        yield Piece(ready[len(shown) :], piece.finish_reason)
+        yield Piece(text[shown:ready], piece.finish_reason)
+        settled = _last_sentence(text[:ready], settled)
         shown = ready
+
+
+def _last_sentence(text: str, start: int) -> int:
+    """Where the last sentence of `text` begins that begins at or after `start`."""
+    last = sentences(text[start:])[-1:]
+    return text.rindex(last[0]) if last else start
 
 
 def is_refusal(text: str) -> bool:

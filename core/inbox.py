@@ -22,7 +22,7 @@ from core.store import Store, inbox, upsert
 
 log = structlog.get_logger()
 
-KEY = ["platform", "conversation_id", "message_id"]
+KEY = ("platform", "conversation_id", "message_id")
 _UNANSWERED = inbox.c.state.in_(("new", "leased"))
 
 
@@ -84,8 +84,7 @@ class Inbox:
                     "answers.",
                     retry_after_seconds=10,
                 )
-            result = connection.execute(upsert(connection, inbox, row, key=KEY, update=[]))
-            return bool(result.rowcount)
+            return upsert(connection, inbox, row, key=KEY)
 
         return await self._store.run(work)
 

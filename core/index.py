@@ -177,64 +177,91 @@ class IndexFolder:
         return await asyncio.to_thread(self._load)
 
     async def build(self, knowledge: Path) -> Index:
-        """Make the index hold this file; nothing is written when it already does.
+        """Make this file the knowledge base; nothing is written when it already is.
 
-        What was added from other files stays, indexed anew where the recipe changed.
+        It takes the place of the file that was built before. What was added from other files
+        stays, indexed anew where the recipe changed.
         """
         return await asyncio.to_thread(self._build, knowledge)
 
     async def add(self, knowledge: Path) -> Index:
-        """Add a knowledge file, or replace what was added from it before (by file name)."""
+        """Add a knowledge file, or replace what was added from it before (by file name).
+
+        Raises `DataError` for a file of the knowledge base's own name.
+        """
         return await asyncio.to_thread(self._add, knowledge)
 
     async def remove(self, origin: str) -> Index:
-        """Take out everything that came from a file. Raises `DataError` for an unknown name."""
+        """Take out everything that came from an added file.
+
+        Raises `DataError` for an unknown name and for the knowledge base's own.
+        """
         return await asyncio.to_thread(self._remove, origin)
 
     def _build(self, knowledge: Path) -> Index:
         chunks = load_knowledge(knowledge)
         with self._turn():
-            before = self._reusable()
-            after = (before or Index.empty(self._recipe)).put(knowledge.name, chunks)
-            if after is not before:
-                self._save(after)
+            before, base = self._reusable()
+            after = before or Index.empty(self._recipe)
+            if base not in ("", knowledge.name):
+                after = after.put(base, ())
+            after = after.put(knowledge.name, chunks)
+            if after is not before or base != knowledge.name:
+                self._save(after, knowledge.name)
             return after
 
     def _add(self, knowledge: Path) -> Index:
         chunks = load_knowledge(knowledge)
         with self._turn():
-            before = self._load()
+            before, base = self._load(), self._base()
+            if knowledge.name == base:
+                raise DataError(
+                    f"{str(knowledge)!r} has the name of the knowledge base (retrieval.knowledge): "
+                    "change that file, or rename this one."
+                )
             after = before.put(knowledge.name, chunks)
             if after is not before:
-                self._save(after)
+                self._save(after, base)
             return after
 
     def _remove(self, origin: str) -> Index:
         with self._turn():
-            before = self._load()
+            before, base = self._load(), self._base()
+            if origin == base:
+                raise DataError(
+                    f"{origin!r} is the knowledge base: name another file in retrieval.knowledge."
+                )
             if origin not in before.origins:
                 known = ", ".join(sorted(set(before.origins)))
                 raise DataError(f"Nothing was added from {origin!r}; there is: {known}.")
             after = before.put(origin, ())
-            self._save(after)
+            self._save(after, base)
             return after
 
-    def _reusable(self) -> Index | None:
-        """The current index as this recipe makes it; None when it is missing or damaged."""
+    def _base(self) -> str:
+        """The name of the file that was built last, which is the knowledge base."""
+        return str(self._current()[1].get("base", ""))
+
+    def _reusable(self) -> tuple[Index | None, str]:
+        """The current index as this recipe makes it, and the knowledge base's name.
+
+        None when it is missing or damaged.
+        """
         try:
             home, manifest = self._current()
+            base = str(manifest.get("base", ""))
             if manifest["recipe"] == self._recipe.digest:
-                return self._read(home, manifest)
+                return self._read(home, manifest), base
             chunks, origins = _read_chunks(home, manifest)
         except IndexMissing as exc:
             log.info("index_started_anew", reason=str(exc))
-            return None
+            return None, ""
         index = Index.empty(self._recipe)
         for origin in dict.fromkeys(origins):
             own = [one for one, owner in zip(chunks, origins, strict=True) if owner == origin]
             index = index.put(origin, own)
-        self._save(index)
-        return index
+        self._save(index, base)
+        return index, base
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -250,14 +277,19 @@ class IndexFolder:
                 "space or fix its rights; the index before it is untouched."
             ) from exc
 
-    def _save(self, index: Index) -> None:
+    def _save(self, index: Index, base: str) -> None:
         name = f"{index.digest[:12]}-{uuid.uuid4().hex[:8]}"
         work = self._folder / f".{name}"
         work.mkdir()
         try:
             _write_parts(work, index)
             files = {path.name: _sha256(path) for path in sorted(work.iterdir())}
-            manifest = {"digest": index.digest, "recipe": index.recipe.digest, "files": files}
+            manifest = {
+                "digest": index.digest,
+                "recipe": index.recipe.digest,
+                "base": base,
+                "files": files,
+            }
             _write(work / "manifest.json", _to_json(manifest))
             checksum = _sha256(work / "manifest.json")
             work.rename(self._folder / name)
@@ -354,7 +386,8 @@ def _read_chunks(
 ) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
     rows = json.loads(_checked(home / _CHUNKS, manifest["files"][_CHUNKS]))
     origins = tuple(row.pop("origin") for row in rows)
-    return tuple(Chunk(**{**row, "keywords": tuple(row.get("keywords", ()))}) for row in rows), origins
+    chunks = tuple(Chunk(**{**row, "keywords": tuple(row.get("keywords", ()))}) for row in rows)
+    return chunks, origins
 
 
 def _read_lexical(home: Path) -> LexicalIndex:
@@ -367,11 +400,19 @@ def _read_lexical(home: Path) -> LexicalIndex:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content; after a crash it is the old or the new one, whole."""
+    """Replace a file's content; after a crash it is the old or the new one, whole.
+
+    Raises `DataError` where it cannot be written.
+    """
     work = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         _write(work, data)
         work.replace(path)
+    except OSError as exc:
+        raise DataError(
+            f"Cannot write {str(path)!r} ({exc.strerror or exc}): free space or fix its rights; "
+            "what it held is untouched."
+        ) from exc
     finally:
         work.unlink(missing_ok=True)
 

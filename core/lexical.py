@@ -34,11 +34,14 @@ class Match:
 
     `scores` is BM25, 0 where no term is shared; `covered` the summed worth (weight times inverse
     document frequency) of the question's terms that occur; `ideal` the worth of all its terms.
+    `central` is 1 where the question holds the commonest word of the passages, 0 where no word of
+    theirs: how much it is about what they are about.
     """
 
     scores: Floats
     covered: Floats
     ideal: float
+    central: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class LexicalIndex:
         """Score every passage for a question (term -> weight)."""
         scores = np.zeros(len(self), np.float32)
         covered = np.zeros(len(self), np.float32)
-        ideal = 0.0
+        ideal = central = 0.0
         for term, weight in question.items():
             number = self.vocabulary.get(term)
             if number is None:
@@ -82,10 +85,11 @@ class LexicalIndex:
                 continue
             worth = weight * float(self._idf[number])
             ideal += worth
+            central = max(central, float(self._shares[number]))
             part = slice(self.starts[number], self.starts[number + 1])
             scores[self.rows[part]] += worth * self._impacts[part]
             covered[self.rows[part]] += worth
-        return Match(scores, covered, ideal)
+        return Match(scores, covered, ideal, central)
 
     def with_passages(self, passages: Sequence[Mapping[str, float]]) -> LexicalIndex:
         """This index and, in the rows after its last, `passages` (term -> count)."""
@@ -123,6 +127,18 @@ class LexicalIndex:
             self.lengths[kept],
             self.bm25,
         )
+
+    @cached_property
+    def _shares(self) -> Floats:
+        """A term's document frequency over the highest of its script; 0 for parts of words."""
+        frequencies = np.diff(self.starts).astype(np.float32)
+        terms = list(self.vocabulary)
+        whole = np.array([term[0] not in "@~" for term in terms], bool)
+        latin = np.array([term.isascii() for term in terms], bool)
+        shares = np.zeros(len(terms), np.float32)
+        for script in (whole & latin, whole & ~latin):
+            shares[script] = frequencies[script] / max(1.0, frequencies[script].max(initial=0))
+        return shares
 
     @cached_property
     def _idf(self) -> Floats:

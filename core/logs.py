@@ -10,6 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from core.errors import ConfigError
+
 # Libraries that would log whole URLs, Telegram's with the bot's token in them.
 CHATTY = ("httpx", "httpx2", "httpcore", "telegram", "slack_sdk", "slack_bolt", "openai")
 _TOKEN = re.compile(
@@ -25,7 +27,10 @@ BLANK = "[secret]"
 
 
 def configure_logs(level: str, file: Path | None) -> None:
-    """Send every log line as JSON to `file` (rotated at 10 MB), or to stderr without one."""
+    """Send every log line as JSON to `file` (rotated at 10 MB), or to stderr without one.
+
+    Raises `ConfigError` when the file cannot be written.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -42,7 +47,14 @@ def configure_logs(level: str, file: Path | None) -> None:
     if file is None:
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
     else:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("ab").close()
+        except OSError as exc:
+            raise ConfigError(
+                f"logging.file {str(file)!r} cannot be written ({exc.strerror}): name another, or "
+                '"" for stderr.'
+            ) from exc
         handler = logging.handlers.RotatingFileHandler(
             file,
             maxBytes=10_000_000,

@@ -191,6 +191,7 @@ class _Candidate:
     overlap: float
     coverage: float
     cosine: float
+    central: float
     reranked: float | None = None
 
 
@@ -283,6 +284,7 @@ def _one_per_entry(
                 float(match.scores[row]) / ideal,
                 float(match.covered[row]) / ideal,
                 float(cosines[place]),
+                match.central,
             )
         elif known.chunk.lang != language and chunk.lang == language:
             known.chunk = chunk
@@ -310,7 +312,7 @@ def _hits(found: Sequence[_Candidate], calibration: Calibration) -> list[Hit]:
         behind = rival.score if rival else 0.0
         lead = one.coverage * (one.score - behind) / max(found[0].score, 1e-9)
         reranked = 0.0 if one.reranked is None else one.reranked - 0.5
-        signals = Signals(one.overlap, one.coverage, one.cosine, lead, reranked)
+        signals = Signals(one.overlap, one.coverage, one.cosine, lead, reranked, one.central)
         ceiling = min(ceiling, calibration.probability(signals))
         hits.append(Hit(one.chunk, one.score, signals, ceiling))
     return hits

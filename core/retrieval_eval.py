@@ -129,7 +129,7 @@ async def search_batch(
 
 
 async def calibrate(
-    retriever: Retriever, questions: Sequence[Question], wrong: float = 0.35, refused: float = 0.2
+    retriever: Retriever, questions: Sequence[Question], wrong: float = 0.3, refused: float = 0.25
 ) -> Calibration:
     """Fit the retriever's calibration to its own knowledge base.
 

@@ -203,7 +203,8 @@ def _profile_file(name: str) -> Path:
     path = folder / f"{name}.toml"
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name not in known:
-        raise ConfigError(f"There is no profile {name!r}; choose one of: {', '.join(known)}.")
+        choice = f"choose one of: {', '.join(known)}" if known else f"{str(folder)!r} holds none"
+        raise ConfigError(f"There is no profile {name!r}; {choice}.")
     return path
 
 

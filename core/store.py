@@ -12,9 +12,10 @@ import dataclasses
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -232,25 +233,16 @@ class Store:
         def work(connection: Connection) -> None:
             reply = turn.reply
             now = turn.asked_at
-            connection.execute(
-                upsert(
-                    connection,
-                    conversations,
-                    {
-                        "id": reply.conversation_id,
-                        "platform": turn.platform,
-                        "user_id": turn.user_id,
-                        "title": _storable(turn.question.strip()[:80]),
-                        "created_at": now,
-                        "updated_at": now,
-                    },
-                    key=["id"],
-                    update=["updated_at"],
-                )
-            )
-            connection.execute(
-                upsert(connection, turns, _turn_to_row(turn), key=["reply_id"], update=[])
-            )
+            conversation = {
+                "id": reply.conversation_id,
+                "platform": turn.platform,
+                "user_id": turn.user_id,
+                "title": _storable(turn.question.strip()[:80]),
+                "created_at": now,
+                "updated_at": now,
+            }
+            upsert(connection, conversations, conversation, key=("id",), update=("updated_at",))
+            upsert(connection, turns, _turn_to_row(turn), key=("reply_id",))
             for position, jpeg in enumerate(photo_files):
                 row = {
                     "conversation_id": reply.conversation_id,
@@ -259,8 +251,7 @@ class Store:
                     "jpeg": jpeg,
                     "created_at": now,
                 }
-                key = ["conversation_id", "message_id", "position"]
-                connection.execute(upsert(connection, photos, row, key=key, update=[]))
+                upsert(connection, photos, row, key=("conversation_id", "message_id", "position"))
 
         await self.run(work)
 
@@ -409,12 +400,24 @@ def upsert(
     table: sa.Table,
     row: Mapping[str, Any],
     *,
-    key: Sequence[str],
-    update: Iterable[str],
+    key: tuple[str, ...],
+    update: tuple[str, ...] = (),
+) -> bool:
+    """INSERT … ON CONFLICT (key): change the columns in `update`, or nothing without any.
+
+    Whether a row was written.
+    """
+    statement = _upsert_statement(connection.dialect.name, table, key, update)
+    return bool(connection.execute(statement, dict(row)).rowcount)
+
+
+@lru_cache
+def _upsert_statement(
+    dialect: str, table: sa.Table, key: tuple[str, ...], update: tuple[str, ...]
 ) -> sqlite.Insert | postgresql.Insert:
-    """INSERT … ON CONFLICT (key): change the columns in `update`, or nothing without any."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement: sqlite.Insert | postgresql.Insert = insert(table).values(dict(row))
+    # Building the statement costs more than running it, so each is built once.
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement: sqlite.Insert | postgresql.Insert = insert(table)
     changes = {name: statement.excluded[name] for name in update}
     if not changes:
         return statement.on_conflict_do_nothing(index_elements=list(key))

@@ -172,30 +172,26 @@ class Analyzer:
 
     def passage(self, title: str, text: str, keywords: Sequence[str] = ()) -> dict[str, float]:
         """Term -> how often; words of the title and the keywords count by their own weights."""
-        content = normalize(text)
-        terms: dict[str, float] = dict(Counter(term for term, _ in self._terms(content, content)))
+        terms: dict[str, float] = dict(Counter(term for term, _ in self._terms(normalize(text))))
         extras = [(title, self.title_weight), *((one, self.keyword_weight) for one in keywords)]
         for extra, weight in extras:
-            content = normalize(extra)
-            for term, _ in self._terms(content, content):
+            for term, _ in self._terms(normalize(extra)):
                 terms[term] = terms.get(term, 0.0) + weight
         return terms
 
     def question(self, text: str) -> dict[str, float]:
         """Term -> weight. Empty when the text says nothing, as "怎么样？" or an emoji does."""
-        content = normalize(text[:MAX_CHARACTERS])
-        subject = _STOP_CJK.sub(" ", content)
-        return {term: weight for term, weight in self._terms(subject, content) if weight > 0}
+        subject = _STOP_CJK.sub(" ", normalize(text[:MAX_CHARACTERS]))
+        return {term: weight for term, weight in self._terms(subject) if weight > 0}
 
-    def _terms(self, text: str, whole: str) -> Iterator[tuple[str, float]]:
-        """The terms of `text`, and the concepts of `whole`: 一脚蹬 without its 一 names nothing."""
+    def _terms(self, text: str) -> Iterator[tuple[str, float]]:
         weights = self.weights
         for match in _TOKEN.finditer(text):
             if match.lastgroup == "cjk":
                 yield from _cjk_terms(match.group(), weights)
             else:
                 yield from _latin_terms(match.group(), weights)
-        for concept in self.lexicon.concepts(whole):
+        for concept in self.lexicon.concepts(text):
             yield f"@{concept}", weights.concept
 
 

@@ -46,10 +46,6 @@ class Vision(Protocol):
         """The tags it knows, by group."""
 
     @property
-    def reads(self) -> frozenset[str]:
-        """The groups it can really tell apart, by their English keys."""
-
-    @property
     def colours_only(self) -> bool:
         """Whether type, pattern and the rest are beyond it, which the answer then says."""
 
@@ -174,10 +170,6 @@ class ClipVision:
         self._features: list[Array] = []
         self._seen: OrderedDict[bytes, tuple[ImageTag, ...]] = OrderedDict()
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(group.english for group in self.groups)
 
     async def warm(self) -> None:
         """Get the tags' features ready, so that the first photo does not wait for them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.errors import SolemateError
 from core.messages import ImageTag, Language
 
 SENTENCES: dict[str, dict[Language, str]] = {
@@ -59,7 +60,7 @@ SENTENCES: dict[str, dict[Language, str]] = {
     "about": {"zh": "可能是{tag}", "en": "possibly {tag}"},
     "photo_differs": {
         "zh": "照片里看起来是{seen}，我按你说的{said}来回答。",
-        "en": "The photo looks {seen} to me; I go by the {said} you mention.",
+        "en": "In the photo I see {seen}; I go by the {said} you mention.",
     },
     "stopped": {"zh": "（已停止）", "en": "(stopped)"},
     "cut": {"zh": "……（没说完）", "en": "… (cut short)"},
@@ -67,6 +68,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
     "failed": {
         "zh": "抱歉，这条没能处理成功。请稍后再发一次。",
         "en": "Sorry, I could not handle that one. Please send it again in a while.",
+    },
+    "unavailable": {
+        "zh": "现在没法回答，请稍后再试。",
+        "en": "I cannot answer right now; please try again in a while.",
     },
     "busy": {
         "zh": "现在有点忙，请 {seconds} 秒后再试。",
@@ -129,6 +134,19 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "Please send JSON, with Content-Type: application/json.",
     },
     "body_json": {"zh": "请求正文不是有效的 JSON。", "en": "The request's body is not valid JSON."},
+    "body_object": {
+        "zh": "请求正文必须是一个 JSON 对象。",
+        "en": "The body must be a JSON object.",
+    },
+    "unknown_field": {
+        "zh": "没有 {name} 这个字段，请去掉它。",
+        "en": "There is no field {name}; leave it out.",
+    },
+    "missing_field": {"zh": "缺少字段 {name}。", "en": "The field {name} is missing."},
+    "invalid_field": {
+        "zh": "字段 {name} 的值不对：{allowed}。",
+        "en": "The field {name} {allowed}.",
+    },
     "origin": {
         "zh": "这个网站（{origin}）的页面不能调用这里；请把它加进 allowed_origins。",
         "en": "Pages of {origin} may not call this API; add the site to allowed_origins first.",
@@ -230,6 +248,11 @@ def say(key: str, language: Language, **values: object) -> str:
     return SENTENCES[key][language].format(**values)
 
 
+def apology(error: SolemateError, language: Language) -> str:
+    """What to say about a message or request that could not be taken or answered."""
+    return say(error.code, language, **error.values)
+
+
 def ask_back(choices: Sequence[str], language: Language) -> str:
     """ "Did you mean A, B, or C?"."""
     *most, last = choices
@@ -253,7 +276,8 @@ def describe_photo(tags: Sequence[ImageTag], language: Language, colours_only: b
 
 def photo_differs(tag: ImageTag, said: str, language: Language) -> str:
     """The sentence before an answer whose question contradicts the photo."""
-    seen = tag_words(tag, language)
+    # "看起来" is hedge enough for a guess.
+    seen = tag.name if language == "zh" else tag.phrase
     return _in_a_row([say("photo_differs", language, seen=seen, said=said), ""], language)
 
 

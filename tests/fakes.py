@@ -99,7 +99,6 @@ class FakeVision:
 
     seen: tuple[ImageTag, ...] = (ImageTag("白色", "white", "colour", 0.9),)
     groups: Sequence[TagGroup] = ()
-    reads: frozenset[str] = frozenset({"colour"})
     colours_only: bool = True
 
     async def tags(self, photo: Image) -> tuple[ImageTag, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -15,6 +16,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from core.errors import ConfigError, ModelUnavailable, StoreError
+from core.inbox import Inbox
+from core.retrieval import Retriever
+from core.settings import Settings, load_settings
+from core.store import Store
+from solemate import forget, main, on_disk, open_model, open_retriever, take_up
+from tests.core.documents import write_objects
 
 ROOT = Path(__file__).parent.parent
 EXPERT = ROOT / "data" / "embedded" / "expert"
@@ -113,7 +122,7 @@ def test_ask_asks_the_running_solemate_and_a_second_up_is_refused(
     assert json.loads(asked.stdout)["language"] == "en", asked.stderr
     second = solemate(environment, "up")
     assert second.returncode == 1
-    assert "is taken" in second.stderr
+    assert "cannot be used" in second.stderr
     elsewhere = solemate(environment, "up", SOLEMATE__WEB__PORT=str(free_port()))
     assert elsewhere.returncode == 1
     assert "already using" in elsewhere.stderr
@@ -160,6 +169,61 @@ def kill_server_at(url: str) -> None:
     pytest.fail(f"No model server serves at {url}.")
 
 
+SLIDES = {"id": "slides", "content": "一字拖适合泳池边穿。"}
+
+
+def settings_of(folder: Path, knowledge: Path) -> Settings:
+    return load_settings(
+        environment={
+            "SOLEMATE__DATABASE__FOLDER": str(folder / "state"),
+            "SOLEMATE__DATABASE__URL": f"sqlite:///{folder}/state/solemate.db",
+            "SOLEMATE__RETRIEVAL__KNOWLEDGE": str(knowledge),
+            "SOLEMATE__RETRIEVAL__EMBEDDING_MODEL": "",
+        }
+    )
+
+
+def known_to(retriever: Retriever) -> list[str]:
+    return [chunk.id for chunk in retriever.snapshot.index.chunks]
+
+
+async def test_a_rebuilt_index_and_a_new_calibration_are_taken_up(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, write_objects(tmp_path, [SLIDES]))
+    folder, retriever = await open_retriever(settings)
+    used = on_disk(settings, folder)
+    assert await take_up(settings, folder, retriever, used) == used
+    await folder.add(write_objects(tmp_path, [{"id": "clogs", "content": "洞洞鞋。"}], "more.json"))
+    newest = await take_up(settings, folder, retriever, used)
+    assert known_to(retriever) == ["slides", "clogs"]
+    (settings.state / "calibration.json").write_text("{}", "utf-8")
+    assert await take_up(settings, folder, retriever, newest) != newest
+
+
+async def test_a_damaged_index_leaves_the_one_in_use(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, write_objects(tmp_path, [SLIDES]))
+    folder, retriever = await open_retriever(settings)
+    used = on_disk(settings, folder)
+    (settings.state / "index" / "current").write_text("nonsense 0", "utf-8")
+    damaged = await take_up(settings, folder, retriever, used)
+    assert known_to(retriever) == ["slides"]
+    await folder.build(write_objects(tmp_path, [{**SLIDES, "id": "new"}]))
+    await take_up(settings, folder, retriever, damaged)
+    assert known_to(retriever) == ["new"]
+
+
+async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path, write_objects(tmp_path, [SLIDES]))
+    async with Store(settings.database.address) as store:
+
+        async def full(work: object) -> None:
+            raise StoreError("The disk is full.")
+
+        monkeypatch.setattr(store, "run", full)
+        await forget(settings, store, Inbox(store, owner="test", depth=1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes", "sentence"),
     [
@@ -168,6 +232,7 @@ def kill_server_at(url: str) -> None:
         (["kb", "search"], {}, "Give a question"),
         (["kb", "add", "missing.json"], {}, "missing.json"),
         (["tag", "missing.jpg"], {}, "missing.jpg"),
+        (["ask", "鞋", "--photo", "1.jpg", "--photo", "2.jpg"], {}, "one photo at a time"),
         (["serve", "--model", "missing"], {}, "missing"),
         (["serve", "--adapter", "nonsense"], {}, "NAME=FOLDER"),
         (["ask", "鞋" * 5000], {}, "5000"),
@@ -180,6 +245,70 @@ def test_a_users_mistake_is_one_clear_sentence(
     assert done.returncode == 1
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_one_line_however_narrow_the_terminal(environment: dict[str, str]) -> None:
+    done = solemate(environment, "tag", f"{'a-long-name-' * 9}:x:.jpg", COLUMNS="40")
+    assert done.stderr.count("\n") == 1
+    assert ":x:.jpg" in done.stderr
+
+
+def test_titles_are_listed_as_they_are_written(environment: dict[str, str], tmp_path: Path) -> None:
+    path = write_objects(tmp_path, [{"id": "a", "title": "鞋 [red] :x:", "content": "鞋。"}])
+    done = solemate(environment, "kb", "search", "鞋", "--knowledge", str(path))
+    assert "鞋 [red] :x:" in done.stdout
+
+
+def test_the_data_report_is_json(environment: dict[str, str]) -> None:
+    assert json.loads(solemate(environment, "data", "report", "--json").stdout)["ok"]
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with a state of their own, which a child process reads from its environment too."""
+    changes = {
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+        "SOLEMATE__LOGGING__FILE": "",
+        "SOLEMATE__MODEL__BASE_URL": f"http://127.0.0.1:{free_port()}/v1",
+        "SOLEMATE__MODEL__EXPERT": str(tmp_path / "nowhere"),
+    }
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    return load_settings(environment=os.environ)
+
+
+async def test_a_missing_model_is_named_with_what_to_do(alone: Settings) -> None:
+    with pytest.raises(ModelUnavailable, match=r"no model in .*nowhere.* `solemate models build`"):
+        async with open_model(alone):
+            pytest.fail("there is no model to open")
+
+
+async def test_a_model_port_that_another_program_has_is_named(alone: Settings) -> None:
+    async def page(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+        writer.close()
+        await writer.wait_closed()
+
+    port = int(alone.model.base_url.rpartition(":")[2].removesuffix("/v1"))
+    async with await asyncio.start_server(page, "127.0.0.1", port):
+        with pytest.raises(ConfigError, match="does not serve the model 'solemate'"):
+            async with open_model(alone):
+                pytest.fail("it is no model server")
+
+
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/state/page-secret")
+
+    monkeypatch.setattr("solemate.app", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert "/state/page-secret" in told
 
 
 def test_batch_search_ranks_any_knowledge_file(environment: dict[str, str], tmp_path: Path) -> None:

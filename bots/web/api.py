@@ -77,7 +77,6 @@ class ApiOptions:
 
     model_name: str
     max_tokens: int
-    max_characters: int
     public_url: str
     allowed_origins: tuple[str, ...] = ()
 
@@ -170,7 +169,6 @@ def create_api(desk: Desk, *, parts: Mapping[str, HealthCheck], options: ApiOpti
     gate = Gate(
         origins=origins | own_origins(options.public_url),
         max_body_bytes=2 * 4 * -(-desk.photo_limits.max_bytes // 3) + _BODY_ALLOWANCE,
-        max_characters=options.max_characters,
         metrics=desk.lanes.metrics,
     )
     # The interactive documentation would load its pages' scripts from elsewhere.
@@ -213,7 +211,7 @@ def _chat_routes(desk: Desk, gate: Gate, options: ApiOptions) -> APIRouter:
         """Ask, and read the answer while it is made."""
         message = await taken(body, request)
         events = await desk.ask(message)
-        return EventStream(stream_events(_as_json(events, message), request, gate, plain_shape))
+        return EventStream(stream_events(_as_json(events, message), request, plain_shape))
 
     @router.get("/chat/stream/{session_id}/{message_id}", response_class=StreamingResponse)
     async def resume(
@@ -224,7 +222,7 @@ def _chat_routes(desk: Desk, gate: Gate, options: ApiOptions) -> APIRouter:
         events = desk.follow(Platform.API, message.conversation_id, message_id)
         first = await anext(events)
         again = _as_json(_again(first, events), message)
-        return EventStream(stream_events(again, request, gate, plain_shape))
+        return EventStream(stream_events(again, request, plain_shape))
 
     return router
 

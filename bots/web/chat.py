@@ -16,7 +16,6 @@ from nicegui import Client, ui
 from nicegui import app as pages
 from nicegui.events import GenericEventArguments
 
-from bots.apology import apology
 from bots.web.chat_message import Answer, Asked, Question, choice_button
 from bots.web.chat_routes import chat_routes, is_id, may_enter, photos_of
 from bots.web.composer import Composer
@@ -25,6 +24,7 @@ from bots.web.elements import LOGO, Button, Tag, drawing, logo
 from bots.web.person import LANGUAGE_COOKIE, Person, person_of
 from core.errors import SolemateError
 from core.messages import Platform, Turn
+from core.wording import apology
 
 log = structlog.get_logger()
 
@@ -39,13 +39,13 @@ _HEAD = (
 )
 
 
-def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str, max_characters: int) -> None:
+def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str) -> None:
     """Put the chat page on `app`, at `/`; once a process, after the app's other routes.
 
     `storage_secret` signs the cookie that names a person: a new one makes everybody a stranger to
     their conversations.
     """
-    pages.include_router(chat_routes(desk, max_characters=max_characters))
+    pages.include_router(chat_routes(desk))
 
     @ui.page("/", reconnect_timeout=RECONNECT_SECONDS)
     async def chat_page(client: Client, request: Request, c: str = "") -> None:
@@ -53,7 +53,7 @@ def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str, max_characters:
         try:
             known = is_id(c) and await may_enter(desk, c, person.user_id)
             conversation_id = c if known else uuid.uuid4().hex
-            await ChatPage(client, desk, person, conversation_id, max_characters).build()
+            await ChatPage(client, desk, person, conversation_id).build()
         except SolemateError as exc:
             log.error("page_failed", error=type(exc).__name__)
             client.content.clear()
@@ -80,13 +80,11 @@ class ChatPage:
         desk: Desk,
         person: Person,
         conversation_id: str,
-        max_characters: int,
     ) -> None:
         self._client = client
         self._desk = desk
         self._person = person
         self._conversation_id = conversation_id
-        self._max_characters = max_characters
         self._shown: set[str] = set()
         self._following: list[str] = []
         self._last: Answer | None = None
@@ -297,7 +295,7 @@ class ChatPage:
         answer = await self._open_exchange(message_id, text)
         self._following.append(message_id)
         self._composer.show_answering(True)
-        await self._follow(message_id, answer, len(text))
+        await self._follow(message_id, answer)
         if self._client.is_deleted:
             return
         self._following.remove(message_id)
@@ -312,7 +310,7 @@ class ChatPage:
         turn = await self._desk.store.answered(Platform.WEB, self._conversation_id, message_id)
         return turn.question if turn is not None else None
 
-    async def _follow(self, message_id: str, answer: Answer, length: int) -> None:
+    async def _follow(self, message_id: str, answer: Answer) -> None:
         """Show an answer's events until it ends, or until the tab is gone."""
         events = self._desk.follow(Platform.WEB, self._conversation_id, message_id)
         try:
@@ -323,14 +321,7 @@ class ChatPage:
                     answer.show(event)
         except SolemateError as exc:
             log.info("answer_missing", message=message_id, error=type(exc).__name__)
-            answer.fail(
-                apology(
-                    exc,
-                    self._person.language,
-                    length=length,
-                    max_characters=self._max_characters,
-                )
-            )
+            answer.fail(apology(exc, self._person.language))
             self._composer.take_back(message_id)
 
     def _ask(self, text: str, message_id: str) -> None:

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import UploadFile
 
-from bots.apology import apology
 from bots.web.desk import Desk
 from bots.web.person import Person, person_of
 from core.engine import MAX_PHOTOS
-from core.errors import Busy, ImageRejected, MessageRejected, NotFound, SolemateError, StoreError
+from core.errors import ImageRejected, MessageRejected, NotFound, SolemateError
 from core.messages import Platform, UserMessage
 from core.smalltalk import has_words
+from core.wording import apology
 
 log = structlog.get_logger()
 
@@ -43,25 +43,23 @@ async def may_enter(desk: Desk, conversation_id: str, user_id: str) -> bool:
     return owner == user_id
 
 
-def chat_routes(desk: Desk, *, max_characters: int) -> APIRouter:
+def chat_routes(desk: Desk) -> APIRouter:
     """The routes under `/page`; they belong on NiceGUI's app, whose cookie names the person."""
     routes = APIRouter(prefix="/page", include_in_schema=False)
     most_bytes = MAX_PHOTOS * desk.photo_limits.max_bytes + FORM_BYTES
 
     @routes.post("/messages")
     async def take_message(request: Request) -> Response:
-        person, length = person_of(request), 0
+        person = person_of(request)
         try:
             _check_size(request, most_bytes)
             message = await _to_user_message(request, person)
-            length = len(message.text)
             if not await may_enter(desk, message.conversation_id, person.user_id):
                 raise NotFound(f"There is no conversation {message.conversation_id!r}.")
             await desk.ask(message)
         except SolemateError as exc:
             log.info("message_refused", error=type(exc).__name__)
-            sentence = apology(exc, person.language, length=length, max_characters=max_characters)
-            return JSONResponse({"sentence": sentence}, _status(exc))
+            return JSONResponse({"sentence": apology(exc, person.language)}, exc.status)
         return JSONResponse({"id": message.id}, 202)
 
     @routes.get("/photos/{conversation_id}/{message_id}/{position}")
@@ -125,15 +123,3 @@ async def _to_user_message(request: Request, person: Person) -> UserMessage:
         # The question's own language is answered; where it has no words, the page's is.
         language=None if has_words(text) else person.language,
     )
-
-
-def _status(error: SolemateError) -> int:
-    match error:
-        case MessageRejected() | ImageRejected() | Busy():
-            return error.status
-        case NotFound():
-            return 404
-        case StoreError():
-            return 503
-        case _:
-            return 500

@@ -231,7 +231,7 @@ def completion_routes(desk: Desk, gate: Gate, *, model_name: str, max_tokens: in
             usage = bool(body.stream_options and body.stream_options.include_usage)
             chunks = _Chunks(f"chatcmpl-{message.id}", model_name, usage)
             answer = _as_chunks(expert, first, events, chunks)
-            return EventStream(stream_events(answer, request, gate, openai_shape))
+            return EventStream(stream_events(answer, request, openai_shape))
         reply = await _reply(first, events)
         return JSONResponse(_completion(message, reply, model_name, await expert.usage(reply)))
 

@@ -19,21 +19,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from bots.apology import apology
 from bots.metrics import Metrics
-from core.errors import (
-    Busy,
-    DataError,
-    ImageRejected,
-    MessageRejected,
-    ModelUnavailable,
-    NotFound,
-    SolemateError,
-    StoreError,
-)
+from core.errors import Busy, SolemateError
 from core.language import language_of
 from core.messages import Language
-from core.wording import say
+from core.wording import apology
 
 log = structlog.get_logger()
 
@@ -44,13 +34,13 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Refused(SolemateError):
-    """A request we do not take; `code` selects the sentence, `values` fill its blanks."""
+    """A request we do not take; `field` is the key that is wrong in it."""
 
-    def __init__(self, status: int, code: str, **values: object) -> None:
-        super().__init__(f"The request is refused: {code}.")
+    def __init__(self, status: int, code: str, field: str | None = None, **values: object) -> None:
+        super().__init__(f"The request is refused: {code}.", **values)
         self.status = status
         self.code = code
-        self.values = values
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +63,6 @@ class Gate:
 
     origins: frozenset[str]
     max_body_bytes: int
-    max_characters: int
     metrics: Metrics
 
     async def admit(self, request: Request) -> Request:
@@ -111,34 +100,6 @@ class Gate:
             raise Refused(400, "body_json") from None
         return capped
 
-    def explain(self, exc: Exception, request: Request) -> Problem:
-        """An error as the caller reads it: a sentence of ours, in the language of the request."""
-        text = getattr(request.state, "text", "")
-        language = _language_of_caller(text, request)
-        match exc:
-            case RequestValidationError():
-                return _explain_validation(exc, language)
-            case HTTPException(status_code=400):
-                return Problem(400, "body_json", say("body_json", language))
-            case Refused():
-                return Problem(exc.status, exc.code, say(exc.code, language, **exc.values))
-            case NotFound():
-                return Problem(404, "not_found", say("not_found", language))
-        error = exc if isinstance(exc, SolemateError) else None
-        sentence = apology(error, language, length=len(text), max_characters=self.max_characters)
-        match exc:
-            case MessageRejected() | ImageRejected():
-                return Problem(exc.status, exc.code, sentence)
-            case Busy():
-                seconds = math.ceil(exc.retry_after_seconds)
-                return Problem(exc.status, "busy", sentence, retry_after_seconds=seconds)
-            case StoreError():
-                return Problem(503, "not_saved", sentence)
-            case ModelUnavailable() | DataError():
-                return Problem(503, "unavailable", sentence)
-            case _:
-                return Problem(500, "failed", sentence)
-
     def _too_large(self) -> Refused:
         return Refused(413, "body_large", limit=self.max_body_bytes)
 
@@ -154,11 +115,11 @@ def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
                 try:
                     response = await handle(await gate.admit(request))
                 except (SolemateError, RequestValidationError, HTTPException) as exc:
-                    response = error_response(_told(gate, exc, request), shape)
+                    response = error_response(_told(exc, request), shape)
                 # The outermost handler: whatever it was, the caller gets one sentence.
                 except Exception as exc:
                     log.exception("request_failed", route=self.path_format)
-                    response = error_response(gate.explain(exc, request), shape)
+                    response = error_response(explain(exc, request), shape)
                 gate.metrics.served(self.path_format, response.status_code)
                 return response
 
@@ -168,7 +129,7 @@ def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
 
 
 async def stream_events(
-    events: AsyncGenerator[dict[str, Any], None], request: Request, gate: Gate, shape: ErrorShape
+    events: AsyncGenerator[dict[str, Any], None], request: Request, shape: ErrorShape
 ) -> AsyncGenerator[str, None]:
     """The events for the wire, then the error that ended them, if one did, then `[DONE]`."""
     try:
@@ -176,17 +137,31 @@ async def stream_events(
             async for event in events:
                 yield server_event(event)
     except SolemateError as exc:
-        yield server_event(shape(_told(gate, exc, request)))
+        yield server_event(shape(_told(exc, request)))
     # The outermost handler: the status has been sent, so the stream itself says what happened.
     except Exception as exc:
         log.exception("stream_failed")
-        yield server_event(shape(gate.explain(exc, request)))
+        yield server_event(shape(explain(exc, request)))
     yield server_event("[DONE]")
 
 
-def _told(gate: Gate, exc: Exception, request: Request) -> Problem:
+def explain(exc: Exception, request: Request) -> Problem:
+    """An error as the caller reads it: a sentence of ours, in the language of the request."""
+    error = _as_ours(exc)
+    sentence = apology(error, _language_of_caller(getattr(request.state, "text", ""), request))
+    match error:
+        case Busy():
+            seconds = math.ceil(error.retry_after_seconds)
+            return Problem(error.status, error.code, sentence, retry_after_seconds=seconds)
+        case Refused():
+            return Problem(error.status, error.code, sentence, error.field)
+        case _:
+            return Problem(error.status, error.code, sentence)
+
+
+def _told(exc: Exception, request: Request) -> Problem:
     """Explain an error; what the operator can mend is logged in its own words."""
-    problem = gate.explain(exc, request)
+    problem = explain(exc, request)
     if problem.status >= 500:
         log.error("request_failed", code=problem.code, error=str(exc))
     return problem
@@ -272,18 +247,28 @@ def _accepted(request: Request) -> Language | None:
     return None
 
 
-def _explain_validation(exc: RequestValidationError, language: Language) -> Problem:
+def _as_ours(exc: Exception) -> SolemateError:
+    match exc:
+        case SolemateError():
+            return exc
+        case RequestValidationError():
+            return _wrong_body(exc)
+        case HTTPException(status_code=400):
+            return Refused(400, "body_json")
+        case _:
+            return SolemateError("Our own mistake; the log has it.")
+
+
+def _wrong_body(exc: RequestValidationError) -> Refused:
     error = exc.errors()[0]
     if error["type"] == "json_invalid":
-        return Problem(400, "body_json", say("body_json", language))
-    path = [str(part) for part in error["loc"][1:]]
-    field = ".".join(path)[:100]
+        return Refused(400, "body_json")
+    field = ".".join(str(part) for part in error["loc"][1:])[:100]
     if not field:
-        return Problem(422, "invalid", "The body must be a JSON object.")
-    if error["type"] == "extra_forbidden":
-        return Problem(422, "unknown_field", f"There is no field {field!r}; leave it out.", field)
-    if error["type"] == "missing":
-        return Problem(422, "missing_field", f"The field {field!r} is missing.", field)
+        return Refused(422, "body_object")
+    code = {"extra_forbidden": "unknown_field", "missing": "missing_field"}.get(error["type"])
+    if code:
+        return Refused(422, code, field, name=repr(field))
     # pydantic says "Input should be …", "String should have …".
     _, _, allowed = str(error["msg"]).partition(" ")
-    return Problem(422, "invalid_field", f"The field {field!r} {allowed}.", field)
+    return Refused(422, "invalid_field", field, name=repr(field), allowed=allowed)

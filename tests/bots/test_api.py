@@ -29,7 +29,6 @@ from tests.fakes import FakeChatModel, HeldChatModel
 OPTIONS = ApiOptions(
     model_name="solemate",
     max_tokens=200,
-    max_characters=4000,
     public_url="http://127.0.0.1:8080",
     allowed_origins=("https://shop.example",),
 )
@@ -390,7 +389,7 @@ async def test_a_session_deleted_while_it_is_answered_stays_deleted(tmp_path: Pa
         ({"message": 5}, 422, "invalid_field", "'message' should be a valid string"),
         ({"message": "Hi", "mesage": "x"}, 422, "unknown_field", "'mesage'"),
         ({}, 422, "missing_field", "'message' is missing"),
-        ([], 422, "invalid", "JSON object"),
+        ([], 422, "body_object", "JSON object"),
     ],
 )
 async def test_what_cannot_be_taken_is_refused_in_one_sentence(

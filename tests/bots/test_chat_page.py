@@ -154,7 +154,7 @@ class Site:
         self.desk = self._desk(limits)
         await stack.enter_async_context(self.desk.lanes.running())
         app = FastAPI()
-        mount_chat(app, self.desk, storage_secret="for tests", max_characters=MAX_CHARACTERS)
+        mount_chat(app, self.desk, storage_secret="for tests")
         return app
 
     def _desk(self, limits: PhotoLimits) -> Desk:

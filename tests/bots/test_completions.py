@@ -23,7 +23,7 @@ from core.model import Piece
 from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk
 from tests.fakes import FakeChatModel
 
-OPTIONS = ApiOptions("solemate", 200, 4000, "http://127.0.0.1:8080")
+OPTIONS = ApiOptions("solemate", 200, "http://127.0.0.1:8080")
 QUESTION: ChatCompletionMessageParam = {"role": "user", "content": "How to wash canvas shoes?"}
 
 

@@ -18,9 +18,7 @@ from core.model import ChatModel
 from tests.bots.desks import ANSWER, running_desk
 from tests.fakes import FakeChatModel
 
-OPTIONS = ApiOptions(
-    model_name="solemate", max_tokens=200, max_characters=100, public_url="http://shoes.test"
-)
+OPTIONS = ApiOptions(model_name="solemate", max_tokens=200, public_url="http://shoes.test")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from rich.console import Console
 
 from bots.terminal import ask, chat, to_json, to_user_message
-from core.errors import MessageRejected
+from core.errors import MessageRejected, StoreError
 from core.messages import (
     Delta,
     Done,
@@ -24,6 +24,7 @@ from core.messages import (
     Source,
     UserMessage,
 )
+from core.wording import say
 
 BLUE = ImageTag("蓝色", "blue", "colour", 0.8)
 
@@ -117,6 +118,19 @@ async def test_a_rejected_line_is_explained_and_the_conversation_goes_on() -> No
     expert = FakeExpert(MessageRejected("It is too long.", code="text_long"))
     await chat(expert, on, typed("鞋", "鞋"))
     assert shown(on).count("It is too long.") == 2
+
+
+async def test_a_thumb_that_was_not_stored_is_told_and_can_be_given_again() -> None:
+    class FullExpert(FakeExpert):
+        async def rate(self, feedback: Feedback) -> None:
+            await super().rate(feedback)
+            raise StoreError("The disk is full.")
+
+    on, expert = console(), FullExpert(Delta("阴干。"), Done(reply()))
+    await chat(expert, on, typed("怎么洗？", "+", "+"))
+    assert len(expert.feedback) == 2
+    assert shown(on).count("The disk is full.") == 2
+    assert say("feedback_thanks", "zh") not in shown(on)
 
 
 def test_json_holds_what_was_promised() -> None:

@@ -129,7 +129,6 @@ def test_the_shares_sum_to_one() -> None:
 
 def test_it_says_that_it_reads_colours_only() -> None:
     assert vision().colours_only
-    assert vision().reads == {"colour"}
 
 
 def test_lab_is_the_standard_s() -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from core.calibration import DEFAULT
-from core.engine import Engine, Options
+from core.engine import Engine, Options, Rewrite
 from core.errors import ImageRejected, MessageRejected, ModelUnavailable, NotFound
 from core.index import Index, Recipe
 from core.knowledge import Chunk
@@ -55,7 +55,9 @@ BLUE = ImageTag("蓝色", "blue", "colour", 0.8)
 class Desk:
     """An engine and what is around it, for short tests."""
 
-    def __init__(self, store: Store, model: FakeChatModel, eyes: FakeVision) -> None:
+    def __init__(
+        self, store: Store, model: FakeChatModel, eyes: FakeVision, rewrite: Rewrite = "carry"
+    ) -> None:
         recipe = Recipe(Analyzer())
         chunks = [
             chunk("slides", "一字拖", SLIDES),
@@ -85,6 +87,7 @@ class Desk:
                 rounds=5,
                 expire_seconds=3600,
                 min_support=0.3,
+                rewrite=rewrite,
             ),
         )
         self.count = 0
@@ -111,8 +114,12 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-def desk(store: Store, *answers: str | Exception | Sequence[Piece | Exception]) -> Desk:
-    return Desk(store, FakeChatModel(answers), FakeVision((BLUE,), (COLOURS,)))
+def desk(
+    store: Store,
+    *answers: str | Exception | Sequence[Piece | Exception],
+    rewrite: Rewrite = "carry",
+) -> Desk:
+    return Desk(store, FakeChatModel(answers), FakeVision((BLUE,), (COLOURS,)), rewrite)
 
 
 def photo() -> bytes:
@@ -179,6 +186,30 @@ async def test_a_follow_up_is_searched_with_the_last_topic(store: Store) -> None
     assert "一字拖是什么？" in history
 
 
+async def test_the_model_rewrites_a_follow_up_where_that_is_wanted(store: Store) -> None:
+    sentence = "一字拖适合泳池边穿。"
+    expert = desk(store, sentence, "固特异工艺可以换底吗", sentence, rewrite="model")
+    await expert.say("一字拖是什么？")
+    reply = await expert.say("那它呢？")
+    assert len(expert.model.asked) == 3
+    assert (await store.turn(reply.id)).query == "固特异工艺可以换底吗"
+
+
+async def test_a_failed_rewriting_falls_back_on_the_carried_topic(store: Store) -> None:
+    sentence = "一字拖适合泳池边穿。"
+    expert = desk(store, sentence, ModelUnavailable("Away."), sentence, rewrite="model")
+    await expert.say("一字拖是什么？")
+    reply = await expert.say("那它适合跑步吗？")
+    assert (await store.turn(reply.id)).query == "一字拖 那它适合跑步吗？"
+
+
+async def test_nothing_is_carried_over_when_rewriting_is_off(store: Store) -> None:
+    expert = desk(store, "一字拖适合泳池边穿。", rewrite="off")
+    await expert.say("一字拖是什么？")
+    reply = await expert.say("那它适合跑步吗？")
+    assert (await store.turn(reply.id)).query == "那它适合跑步吗？"
+
+
 async def test_a_photo_is_seen_and_its_tags_reach_the_prompt(store: Store) -> None:
     expert = desk(store, "帆布鞋用 30 度的温水手洗。")
     events = await expert.events("帆布鞋怎么洗？", photo())
@@ -192,9 +223,20 @@ async def test_words_win_over_the_photo_and_the_answer_says_what_was_seen(store:
     assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。")
 
 
-async def test_a_photo_without_words_is_described_and_asked_about(store: Store) -> None:
+async def test_a_quote_too_says_that_the_photo_looked_otherwise(store: Store) -> None:
+    expert = desk(store, ModelUnavailable("Away."))
+    reply = await expert.say("红色帆布鞋怎么洗？", photo())
+    assert reply.outcome is Outcome.QUOTED
+    assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。")
+    assert CANVAS in reply.text
+
+
+@pytest.mark.parametrize("text", ["", "你好！"])
+async def test_a_photo_without_a_question_is_described_and_asked_about(
+    store: Store, text: str
+) -> None:
     expert = desk(store)
-    reply = await expert.say("", photo())
+    reply = await expert.say(text, photo())
     assert "蓝色" in reply.text
     assert "CLIP" in reply.text
     assert reply.outcome is Outcome.CLARIFY

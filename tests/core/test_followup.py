@@ -76,7 +76,7 @@ def test_without_earlier_turns_nothing_changes() -> None:
 def test_a_follow_up_is_searched_with_the_last_topic_and_photo() -> None:
     turns = (turn(source="切尔西靴", tags=(BLUE,)),)
     assert resolve("那它防水吗", turns, ()) == Resolved(
-        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,), True
+        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,)
     )
 
 
@@ -104,7 +104,7 @@ def test_yes_repeats_the_last_question() -> None:
 )
 def test_a_suggestion_is_picked_by_place_or_name(text: str) -> None:
     last = turn("怎么洗", outcome=Outcome.CLARIFY, suggestions=("麂皮", "麂皮清洁", "鞋垫"))
-    assert resolve(text, (last,), ()) == Resolved("怎么洗 麂皮清洁", "麂皮清洁", (), True)
+    assert resolve(text, (last,), ()) == Resolved("怎么洗 麂皮清洁", "麂皮清洁", ())
 
 
 def test_yes_picks_the_only_suggestion() -> None:

@@ -14,7 +14,7 @@ import pytest
 from core.dense import DenseIndex
 from core.embedding import Embedder, unit
 from core.errors import DataError, IndexMissing
-from core.index import Index, IndexFolder, Recipe
+from core.index import Index, IndexFolder, Recipe, write_atomically
 from core.knowledge import Chunk
 from core.terms import Analyzer
 from tests.core.documents import LetterEmbedder, write_objects
@@ -105,6 +105,30 @@ async def test_another_file_is_added_replaced_and_removed_by_its_name(
     await index.add(write_knowledge([{**LACES, "id": "strings"}], "more.json"))
     assert set(contents(await index.load())) == {"clogs", "strings"}
     await index.remove("more.json")
+    assert set(contents(await index.load())) == {"clogs"}
+
+
+async def test_another_knowledge_base_takes_the_place_of_the_one_before(
+    tmp_path: Path, write_knowledge: Write, letters: Embedder
+) -> None:
+    await folder(tmp_path).build(write_knowledge([CLOGS]))
+    await folder(tmp_path).add(write_knowledge([LACES], "more.json"))
+    other = write_knowledge([{**CLOGS, "content": "Bread rises."}], "bread.json")
+    await folder(tmp_path, letters).build(other)
+    assert (await folder(tmp_path, letters).load()).origins == ("more.json", "bread.json")
+
+
+async def test_the_knowledge_base_is_neither_removed_nor_replaced_by_a_namesake(
+    tmp_path: Path, write_knowledge: Write
+) -> None:
+    index = folder(tmp_path)
+    await index.build(write_knowledge([CLOGS]))
+    with pytest.raises(DataError, match="is the knowledge base"):
+        await index.remove("knowledge.json")
+    (tmp_path / "elsewhere").mkdir()
+    namesake = write_objects(tmp_path / "elsewhere", [LACES])
+    with pytest.raises(DataError, match="has the name of the knowledge base"):
+        await index.add(namesake)
     assert set(contents(await index.load())) == {"clogs"}
 
 
@@ -209,6 +233,13 @@ async def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "index").write_text("a file where the folder should be", "utf-8")
     with pytest.raises(DataError, match="Cannot write the index"):
         await folder(tmp_path).build(write_knowledge([CLOGS]))
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").mkdir()
+    with pytest.raises(DataError, match=r"Cannot write '.*calibration.json'"):
+        write_atomically(tmp_path / "calibration.json", b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
 
 
 @pytest.mark.parametrize("exact_limit", [1000, 100])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from core.errors import ConfigError
 from core.logs import BLANK, CHATTY, blank_tokens, configure_logs
 
 TOKENS = (
@@ -104,6 +105,12 @@ def test_the_level_is_obeyed(log_file: Path) -> None:
     structlog.get_logger().debug("detail")
     structlog.get_logger().info("event")
     assert [line["event"] for line in lines(log_file)] == ["event"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"logging.file '.*solemate.log' cannot be written"):
+        configure_logs("info", tmp_path / "logs" / "solemate.log")
 
 
 def test_half_a_surrogate_is_logged_all_the_same(log_file: Path) -> None:

@@ -22,7 +22,6 @@ class FakeVision:
     """Answers from a list, in the order of the photos."""
 
     groups: Sequence[TagGroup] = ()
-    reads = frozenset({"colour"})
     colours_only = True
 
     def __init__(self, *answers: tuple[ImageTag, ...]) -> None:

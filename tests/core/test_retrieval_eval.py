@@ -161,3 +161,9 @@ def test_a_calibration_of_other_knowledge_gives_way_to_the_default(tmp_path: Pat
     path.write_bytes(to_json(fitted))
     assert calibration_for(path, "mine", dense=True) == fitted
     assert calibration_for(path, "another", dense=False) == DEFAULT_LEXICAL
+
+
+def test_a_damaged_calibration_gives_way_too_so_that_it_can_be_fitted_anew(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text("{", "utf-8")
+    assert calibration_for(path, "mine", dense=True) == DEFAULT

@@ -132,6 +132,11 @@ def test_an_unknown_profile_is_answered_with_the_known_ones(root: Path, name: st
         load_settings(profile=name, environment={})
 
 
+def test_a_profile_where_there_is_none_is_answered_with_their_folder(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'small'; '.*profiles' holds none\."):
+        load_settings(profile="small", environment={})
+
+
 def test_the_environment_wins_over_dotenv(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml(root / ".env", "SOLEMATE__WEB__PORT=1\nSOLEMATE__LIMITS__LANES=2\nMODEL_API_KEY=a${b}c\n")
     monkeypatch.setenv("SOLEMATE__WEB__PORT", "3")

@@ -1,14 +1,25 @@
 """Every sentence exists in both languages with the same blanks; languages are told apart."""
 
+import re
+from pathlib import Path
 from string import Formatter
 
 import pytest
 
+from core.errors import (
+    AnswerIncomplete,
+    Busy,
+    ImageRejected,
+    MessageRejected,
+    SolemateError,
+    StoreError,
+)
 from core.language import language_of
 from core.messages import ImageTag
 from core.smalltalk import _KINDS
-from core.wording import SENTENCES, ask_back, describe_photo, photo_differs, say
+from core.wording import SENTENCES, apology, ask_back, describe_photo, photo_differs, say
 
+CODE = re.compile(r'(?:\bcode ?=|Refused\(\d{3},) ?"(\w+)"')
 BLUE = ImageTag("蓝色", "blue", "颜色", 0.9)
 MAYBE = ImageTag("板鞋", "skate shoe", "类型", 0.5, sure=False)
 
@@ -72,3 +83,36 @@ def test_a_photo_without_a_sure_colour_says_so() -> None:
 
 def test_words_that_differ_from_the_photo_are_named() -> None:
     assert photo_differs(BLUE, "red", "en").endswith("I go by the red you mention. ")
+
+
+def test_a_guess_that_differs_is_hedged_once() -> None:
+    assert (
+        photo_differs(MAYBE, "乐福鞋", "zh")
+        == f"照片里看起来是{MAYBE.name}，我按你说的乐福鞋来回答。"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (Busy("Too many.", retry_after_seconds=2.2), say("busy", "en", seconds=3)),
+        (
+            MessageRejected("Long.", code="text_long", length=500, limit=400),
+            say("text_long", "en", length=500, limit=400),
+        ),
+        (ImageRejected("HEIC.", code="photo_heic"), say("photo_heic", "en")),
+        (StoreError("Full."), say("not_saved", "en")),
+        (AnswerIncomplete("Cut."), say("unavailable", "en")),
+        (SolemateError("Odd."), say("failed", "en")),
+    ],
+)
+def test_an_error_is_told_in_a_sentence_of_ours(error: SolemateError, sentence: str) -> None:
+    assert apology(error, "en") == sentence
+
+
+@pytest.mark.parametrize("package", ["core", "bots"])
+def test_every_code_that_an_error_names_has_a_sentence(package: str) -> None:
+    files = (Path(__file__).parents[2] / package).rglob("*.py")
+    named = {code for file in files for code in CODE.findall(file.read_text("utf-8"))}
+    assert named
+    assert named <= set(SENTENCES)

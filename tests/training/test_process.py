@@ -63,6 +63,16 @@ async def test_the_server_runs_while_the_block_runs(port: int, tmp_path: Path) -
     assert not await healthy()
 
 
+async def test_a_block_that_fails_at_once_leaves_no_server(port: int, tmp_path: Path) -> None:
+    healthy = listening(port)
+    with pytest.raises(ValueError, match="at once"):
+        async with model_server(
+            command(port, tmp_path / "pid"), healthy=healthy, log_file=tmp_path / "log"
+        ):
+            raise ValueError("at once")
+    assert not await healthy()
+
+
 async def test_a_server_that_dies_is_started_again(port: int, tmp_path: Path) -> None:
     healthy, pid_file = listening(port), tmp_path / "pid"
     async with model_server(command(port, pid_file), healthy=healthy, log_file=tmp_path / "log"):

@@ -1,0 +1,65 @@
+"""`python -m bench`: measure, and print the figures as a table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import first_token, model_server, own_time, search, tagging, throughput
+from bench.effort import FULL, QUICK, Effort
+from bench.expert import Expert, workplace
+from bench.figures import Figure, to_json, to_table
+from core.logs import configure_logs
+from core.settings import at_root, load_settings
+
+Measurement = Callable[[Expert], Awaitable[list[Figure]]]
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "own time an answer": own_time.measure,
+    "the embedded server": model_server.measure,
+    "the first token": first_token.measure,
+    "photos": tagging.measure,
+    "search": search.measure,
+    "many conversations": throughput.measure,
+}
+
+out = Console()
+err = Console(stderr=True)
+
+
+def main(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here, too.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only try that all of it works.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="The served model's folder; default: the shipped one.")
+    ] = None,
+) -> None:
+    """Measure how fast Solemate is on this machine; nothing else should be running on it."""
+    configure_logs("error", None)
+    figures = asyncio.run(measured(QUICK if quick else FULL, model))
+    out.print(to_table(figures))
+    if json_file is not None:
+        json_file.write_text(to_json(figures), encoding="utf-8")
+
+
+async def measured(effort: Effort, model: Path | None = None) -> list[Figure]:
+    """All figures, with the settings as shipped whatever the environment says."""
+    settings = load_settings(environment={})
+    figures: list[Figure] = []
+    with workplace(settings) as folder, err.status("") as status:
+        expert = Expert(settings, folder, effort, model or at_root(settings.model.expert))
+        for name, measure in MEASUREMENTS.items():
+            status.update(f"Measuring {name} …")
+            figures += await measure(expert)
+    return figures
+
+
+if __name__ == "__main__":
+    typer.run(main)

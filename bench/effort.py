@@ -1,0 +1,47 @@
+"""How much is measured: the whole run, or a short one that only shows that everything works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often each thing is done, the slow ones `few` times; `warm_up` questions do not count.
+
+    `sizes` are numbers of passages, the first one is what the others are compared with.
+    """
+
+    warm_up: int
+    questions: int
+    pairs: int
+    photos: int
+    few: int
+    sizes: tuple[int, ...]
+    searches: int
+    conversations: int
+    rounds: int
+
+
+FULL = Effort(
+    warm_up=20,
+    questions=400,
+    pairs=24,
+    photos=12,
+    few=5,
+    sizes=(1_000, 10_000, 100_000),
+    searches=100,
+    conversations=64,
+    rounds=6,
+)
+QUICK = Effort(
+    warm_up=1,
+    questions=6,
+    pairs=2,
+    photos=2,
+    few=1,
+    sizes=(50, 100, 200),
+    searches=3,
+    conversations=4,
+    rounds=2,
+)

@@ -1,0 +1,49 @@
+"""Ports of this machine: take one to listen at, or see whether it is free."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from core.errors import ConfigError
+
+_BACKLOG = 2048
+
+
+@contextmanager
+def listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
+    """A socket that listens while this is open: whoever connects waits until it is served.
+
+    Raises `ConfigError`, which names the setting, when the port is taken or not ours to take.
+    """
+    try:
+        listener = _bound(host, port)
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as exc:
+        raise ConfigError(
+            f"Port {port} on {host!r} cannot be used: {exc}. Stop what runs there, or choose "
+            f"another with {setting}."
+        ) from exc
+    with listener:
+        yield listener
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    try:
+        _bound(host, port).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError):
+        bound.close()
+        raise
+    return bound
