@@ -37,6 +37,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.errors import AdapterRejected, Busy, ConfigError, ModelUnavailable, NotFound
+from core.ports import listening
 from training.servers import decoding
 from training.servers.decoding import Chunk, Decoder, Generation
 from training.servers.lora import LoraWeights, read_adapter
@@ -288,7 +289,7 @@ async def running(options: ServerOptions) -> AsyncIterator[str]:
     On leaving, running answers get a few seconds to end. Raises `ConfigError` for a taken port,
     `NotFound` for a missing model or adapter, `AdapterRejected` for a bad one.
     """
-    with _listening(options.host, options.port) as listener:
+    with listening(options.host, options.port, "model.base_url") as listener:
         torch.set_num_threads(options.threads)
         model = await asyncio.to_thread(load_model, options.model)
         decoder = Decoder(
@@ -667,21 +668,6 @@ def _token_ids(*ids: int | list[int] | None) -> frozenset[int]:
     return frozenset(one for several in lists for one in several)
 
 
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except (OSError, OverflowError) as exc:
-            raise ConfigError(
-                f"Port {port} on {host!r} cannot be used for the model server: {exc}. Stop what "
-                "runs there, or choose another port in model.base_url."
-            ) from exc
-        yield listener
-
-
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: who opened the server closes it."""
 
@@ -704,7 +690,6 @@ async def _answering(
     )
     server = _Server(config)
     config.load()
-    listener.listen(config.backlog)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield

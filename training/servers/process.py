@@ -39,6 +39,8 @@ async def model_server(
     try:
         await _until_healthy(first, healthy, log_file, start_seconds)
         keeper = asyncio.create_task(_keep(first, command, log_file))
+        # A task that is cancelled before its first step never comes to its `finally`.
+        await asyncio.sleep(0)
         yield
     finally:
         if keeper is None:
