@@ -87,8 +87,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# A short piece of text said four times in a row: the model has lost its way.
-_LOOP = re.compile(r"([^\W\d_]{1,8}?)\1{3,}")
+# A syllable said four times in a row, or a phrase three times: the model has lost its way.
+_LOOP = re.compile(r"([^\W\d_]{1,8}?)\1{3,}|(.{9,80}?)\2{2,}", re.DOTALL)
 # Fewer English words than this are the question's own, not a passage's.
 _ENOUGH_WORDS = 15
 
@@ -131,8 +131,6 @@ class Ground:
             return name
         if is_refusal(text):
             return None
-        if found := _LOOP.search(text):
-            return found.group()
         whole = sentences(text)
         for sentence in whole if finished else whole[:-1]:
             parts = shingles(sentence)
@@ -239,6 +237,8 @@ async def guarded(pieces: AsyncIterator[Piece], ground: Ground) -> AsyncGenerato
         # Sentences that were whole the last time have been looked at for good.
         if ground.unsupported(text[settled:ready], finished=finished) is not None:
             raise AnswerUnsupported("The model's answer holds something its passages do not.")
+        if _LOOP.search(text, 0, ready):
+            raise AnswerUnsupported("The model says the same again and again.")
         yield Piece(text[shown:ready], piece.finish_reason)
         settled = _last_sentence(text[:ready], settled)
         shown = ready

@@ -111,7 +111,7 @@ def test_ask_starts_what_it_needs_and_prints_json(environment: dict[str, str]) -
 def test_a_question_about_something_else_is_refused(
     environment: dict[str, str], running: str
 ) -> None:
-    done = solemate(environment, "ask", "明天北京会下雨吗", "--json")
+    done = solemate(environment, "ask", "怎么做红烧肉？", "--json")
     assert json.loads(done.stdout)["outcome"] == "refused"
 
 
@@ -233,7 +233,11 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
         (["kb", "add", "missing.json"], {}, "missing.json"),
         (["tag", "missing.jpg"], {}, "missing.jpg"),
         (["ask", "鞋", "--photo", "1.jpg", "--photo", "2.jpg"], {}, "one photo at a time"),
-        (["serve", "--model", "missing"], {}, "missing"),
+        (
+            ["serve", "--model", "missing"],
+            {"SOLEMATE__MODEL__BASE_URL": f"http://127.0.0.1:{free_port()}/v1"},
+            "missing",
+        ),
         (["serve", "--adapter", "nonsense"], {}, "NAME=FOLDER"),
         (["ask", "鞋" * 5000], {}, "5000"),
     ],

@@ -331,6 +331,7 @@ async def test_what_cannot_be_written_is_left_out_of_a_message(store: Store) -> 
     assert (await store.turn(reply.id)).question == "帆布鞋怎么洗？"
 
 
-async def test_a_model_that_loops_is_replaced_by_a_quote(store: Store) -> None:
-    reply = await desk(store, "帆布鞋洗洗洗洗洗洗洗洗洗洗").say("帆布鞋怎么洗？")
+@pytest.mark.parametrize("answer", ["帆布鞋洗洗洗洗洗洗洗洗", "帆布鞋用 30 度的温水手洗。" * 4])
+async def test_a_model_that_loops_is_replaced_by_a_quote(store: Store, answer: str) -> None:
+    reply = await desk(store, answer).say("帆布鞋怎么洗？")
     assert reply.outcome is Outcome.QUOTED
