@@ -82,3 +82,12 @@ async def test_changed_settings_make_only_the_later_steps_anew(plan: BuildPlan) 
     after = load_file(plan.base / "model.safetensors")
     assert second.asked == ["train", "export"]
     assert all(bool((after[key] == before[key]).all()) for key in before)
+
+
+async def test_llamafactory_itself_trains_and_merges_what_the_build_serves(plan: BuildPlan) -> None:
+    small = replace(plan, sft_changes={"max_steps": 2, "per_device_train_batch_size": 2})
+    served = await build_models(small, _nobody)
+    merged, base = (load_file(folder / "model.safetensors") for folder in (served, small.base))
+    assert set(merged) == set(base)
+    assert any(not merged[name].equal(base[name]) for name in merged)
+    assert AutoModelForCausalLM.from_pretrained(served).num_parameters() > 0
