@@ -247,8 +247,7 @@ class Engine:
         """Complete a follow-up from the turns before it, by rule or by the model."""
         text = draft.message.text.strip()
         rewrite = self._options.rewrite
-        # "This pair" next to a new photo is the pair in it, not the one talked of before.
-        if rewrite == "off" or draft.jpegs:
+        if rewrite == "off":
             draft.resolved = Resolved(text, text, draft.tags)
             return
         draft.resolved = resolve(text, turns, draft.tags)

@@ -97,6 +97,9 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
         vocab_size=vocabulary, special_tokens=["[UNK]"], show_progress=False
     )
     tokenizer.train_from_iterator([prepared(text) for text in texts], trainer)
+    # The trainer finds the same pieces each time, but numbers them in another order.
+    pieces = {piece: number for number, piece in enumerate(sorted(tokenizer.get_vocab()))}
+    tokenizer.model = models.WordPiece(pieces, unk_token="[UNK]")
     return tokenizer
 
 

@@ -250,13 +250,6 @@ async def test_a_follow_up_remembers_the_photo(store: Store) -> None:
     assert reply.tags == (BLUE,)
 
 
-async def test_a_new_photo_is_what_this_pair_means(store: Store) -> None:
-    expert = desk(store, "一字拖是鞋面只有一条宽带的拖鞋。", "帆布鞋用 30 度的温水手洗。")
-    await expert.say("一字拖是什么？")
-    reply = await expert.say("这双帆布鞋怎么洗？", photo())
-    assert "一字拖" not in (await store.turn(reply.id)).query
-
-
 async def test_greetings_need_no_model(store: Store) -> None:
     expert = desk(store)
     assert (await expert.say("你好！")).outcome is Outcome.ANSWERED
