@@ -8,15 +8,17 @@ import platform
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import httpx
 
-from core.errors import SolemateError
+from core.errors import AdapterRejected, ConfigError, SolemateError
 from core.knowledge import load_knowledge
 from core.ports import port_is_free
+from core.registry import check_adapter, live_adapter
 from core.settings import Settings, at_root
 from core.store import SAFE_SQLITE, Store
 from core.tags import load_tags
@@ -31,6 +33,7 @@ _PACKAGES = (
     ("faiss-cpu", "faiss-gpu"),
     ("nicegui",),
 )
+_NOT_SERVED = (httpx.HTTPError, ValueError, KeyError, TypeError)
 
 
 class Health(StrEnum):
@@ -67,6 +70,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _embedder(settings)
     yield _vision(settings)
     yield await _model(settings)
+    yield await _adapter(settings)
     yield await _page(settings)
 
 
@@ -166,18 +170,12 @@ def _folder_or_hub(part: str, name: str, without: str, key: str) -> Finding:
 
 async def _model(settings: Settings) -> Finding:
     url = settings.model.base_url
-    headers = {}
-    if settings.secrets.MODEL_API_KEY:
-        headers["Authorization"] = f"Bearer {settings.secrets.MODEL_API_KEY.get_secret_value()}"
     try:
-        async with httpx.AsyncClient(timeout=5) as client:
-            answer = await client.get(f"{url}/models", headers=headers)
-            answer.raise_for_status()
-            names = [model["id"] for model in answer.json()["data"]]
+        names = await _served(settings)
     except httpx.HTTPStatusError as exc:
         advice = "Check MODEL_API_KEY and model.base_url."
         return Finding("model", Health.ILL, f"{url} answers {exc.response.status_code}", advice)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except _NOT_SERVED:
         return _model_at_rest(settings)
     if settings.model.base_model not in names:
         return Finding(
@@ -187,6 +185,17 @@ async def _model(settings: Settings) -> Finding:
             f"It must serve model.base_model, which is {settings.model.base_model!r}.",
         )
     return Finding("model", Health.OK, f"{url} serves {', '.join(names)}")
+
+
+async def _served(settings: Settings) -> list[str]:
+    """The names that the model server can be asked for; raises one of `_NOT_SERVED`."""
+    headers = {}
+    if settings.secrets.MODEL_API_KEY:
+        headers["Authorization"] = f"Bearer {settings.secrets.MODEL_API_KEY.get_secret_value()}"
+    async with httpx.AsyncClient(timeout=5) as client:
+        answer = await client.get(f"{settings.model.base_url}/models", headers=headers)
+        answer.raise_for_status()
+        return [model["id"] for model in answer.json()["data"]]
 
 
 def _model_at_rest(settings: Settings) -> Finding:
@@ -199,6 +208,36 @@ def _model_at_rest(settings: Settings) -> Finding:
         advice = "Run `solemate models build`, or get the folder from the repository again."
         return Finding("model", Health.ILL, f"{folder} holds no model", advice)
     return Finding("model", Health.OK, f"{settings.model.expert}, started when it is needed")
+
+
+async def _adapter(settings: Settings) -> Finding:
+    """Whether the adapter answers. Without it the base model does, so it is never in the way."""
+    try:
+        adapter = live_adapter(settings.model)
+    except ConfigError as exc:
+        return Finding("adapter", Health.ILL, f"{settings.model.adapter} is no name", str(exc))
+    if adapter is None:
+        return Finding("adapter", Health.OK, "none: the model answers as it is")
+    url = settings.model.base_url
+    served: list[str] = []
+    with suppress(*_NOT_SERVED):
+        served = await _served(settings)
+    if adapter.name in served:
+        return Finding("adapter", Health.OK, f"{url} has {adapter.name}")
+    without = f"Without {adapter.name} the model answers as it is."
+    if adapter.path is None:
+        advice = f'Start that server with it, or set model.adapter = "". {without}'
+        return Finding("adapter", Health.WARNING, f"{url} has no {adapter.name}", advice)
+    if settings.model.embedded or adapter.path.is_dir():
+        try:
+            await asyncio.to_thread(check_adapter, adapter)
+        except AdapterRejected as exc:
+            advice = f'{exc} Mend model.adapter_path, or set model.adapter = "". {without}'
+            return Finding("adapter", Health.WARNING, f"{adapter.name} cannot be used", advice)
+    if served:
+        advice = f"Its log says why, or `solemate up` loads it. {without}"
+        return Finding("adapter", Health.WARNING, f"{url} has not loaded {adapter.name}", advice)
+    return Finding("adapter", Health.OK, f"{adapter.name}, loaded when it is needed")
 
 
 async def _page(settings: Settings) -> Finding:

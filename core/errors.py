@@ -11,9 +11,11 @@ SolemateError
 ├── StoreError           the database cannot be opened or written
 ├── ModelUnavailable     the model server is unreachable, too slow, or refuses
 │   ├── AnswerIncomplete the model's answer is truncated, empty or not from the model we asked
-│   └── AnswerUnsupported  the model's answer holds something that its passages do not
+│   ├── AnswerUnsupported  the model's answer holds something that its passages do not
+│   └── ModelMissing     the model server does not have the model or adapter that was asked for
 ├── TrainingFailed       a training run ended badly; names the log file
 └── AdapterRejected      the adapter did not pass its checks
+    └── NoHotLoad        the model server takes no adapters while it runs
 """
 
 from __future__ import annotations
@@ -109,9 +111,17 @@ class AnswerUnsupported(ModelUnavailable):
     """The model's answer holds a number, name or sentence that its passages do not."""
 
 
+class ModelMissing(ModelUnavailable):
+    """The model server does not have the model or adapter that was asked for."""
+
+
 class TrainingFailed(SolemateError):
     """A training run ended badly; the message names its log file."""
 
 
 class AdapterRejected(SolemateError):
     """An adapter did not pass its checks."""
+
+
+class NoHotLoad(AdapterRejected):
+    """The model server takes no adapters while it runs: only its own start can load one."""

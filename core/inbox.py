@@ -1,7 +1,8 @@
 """The durable inbox: a message is committed here before its platform hears that it arrived.
 
-A row is `new`, then `leased` to one owner until a moment, then `done` or `dead`. A lease that
-runs out is taken up again, so a crash delays a message and never loses it.
+A row is `new`, then `leased` to one owner until a moment, then `done` or `dead`; a dead one keeps
+the moment when its last lease ended. A lease that runs out is taken up again, so a crash delays a
+message and never loses it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 import structlog
@@ -18,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from core.errors import Busy
 from core.messages import Platform, UserMessage
-from core.store import Store, inbox, upsert
+from core.store import Store, inbox, posts, turns, upsert
 
 log = structlog.get_logger()
 
@@ -34,6 +36,31 @@ class Letter:
     message: UserMessage
     attempts: int
     received_at: float
+
+
+PostKind = Literal["answer", "correction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Something we posted on a platform about a message: its answer, or a request to correct it.
+
+    `place` is the platform's chat or channel, `id` the post's id there; `position` counts the
+    posts of one answer from 0.
+    """
+
+    place: str
+    id: str
+    kind: PostKind = "answer"
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was put aside at this moment (Unix seconds), with an apology."""
+
+    message: UserMessage
+    at: float
 
 
 class Inbox:
@@ -156,8 +183,8 @@ class Inbox:
         await self._change(inbox.c.id == letter.id, state="done", message={})
 
     async def dead(self, letter: Letter) -> None:
-        """The letter failed too often: it is put aside for the operator."""
-        await self._change(self._held(letter), state="dead")
+        """The letter failed too often: it is put aside, and shown with its apology."""
+        await self._change(self._held(letter), state="dead", leased_until=self._clock())
 
     async def give_back(self, letter: Letter) -> None:
         """Nobody answers the letter now; whoever comes next may, as if it had not been tried."""
@@ -183,12 +210,82 @@ class Inbox:
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [_from_json(row) for row in rows]
 
+    async def conversations_waiting(self, prefix: str) -> set[str]:
+        """The conversations with messages that have no answer yet, whose id begins like this."""
+        query = (
+            sa.select(inbox.c.conversation_id)
+            .where(inbox.c.conversation_id.startswith(prefix, autoescape=True), _UNANSWERED)
+            .distinct()
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
+        return set(rows)
+
+    async def dead_letters(self, conversation_id: str) -> list[DeadLetter]:
+        """The conversation's messages that were put aside, in order."""
+        at = sa.func.coalesce(inbox.c.leased_until, inbox.c.received_at)
+        query = (
+            sa.select(inbox.c.message, at.label("at"))
+            .where(inbox.c.conversation_id == conversation_id, inbox.c.state == "dead")
+            .order_by(inbox.c.id)
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        letters = []
+        for row in rows:
+            # What could not be read when it was leased is no more readable now.
+            with suppress(KeyError, TypeError, ValueError):
+                letters.append(DeadLetter(_from_json(row.message), row.at))
+        return letters
+
     async def forget_done(self, *, older_than_seconds: float) -> int:
         """Delete finished rows of this age; platforms do not repeat messages that old."""
         statement = sa.delete(inbox).where(
             inbox.c.state == "done", inbox.c.received_at < self._clock() - older_than_seconds
         )
         return await self._store.run(lambda connection: connection.execute(statement).rowcount)
+
+    async def add_post(self, conversation_id: str, message_id: str, post: Post) -> None:
+        """Commit where a message's answer is shown, so that a restart changes it there."""
+        row = {
+            "place": post.place,
+            "post_id": post.id,
+            "kind": post.kind,
+            "conversation_id": conversation_id,
+            "message_id": message_id,
+            "position": post.position,
+            "posted_at": self._clock(),
+        }
+        key = ("place", "post_id")
+        await self._store.run(lambda connection: upsert(connection, posts, row, key=key))
+
+    async def answer_posts(self, conversation_id: str, message_id: str) -> list[Post]:
+        """The posts that show a message's answer, in order; of two in one position the later."""
+        query = (
+            sa.select(posts)
+            .where(
+                posts.c.conversation_id == conversation_id,
+                posts.c.message_id == message_id,
+                posts.c.kind == "answer",
+            )
+            .order_by(posts.c.position, posts.c.posted_at)
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        found = {row.position: Post(row.place, row.post_id, row.kind, row.position) for row in rows}
+        return list(found.values())
+
+    async def reply_of_post(self, place: str, post_id: str, kind: PostKind) -> str | None:
+        """The id of the reply that a post shows or asks about; None for any other post."""
+        query = (
+            sa.select(turns.c.reply_id)
+            .join(
+                posts,
+                sa.and_(
+                    posts.c.conversation_id == turns.c.conversation_id,
+                    posts.c.message_id == turns.c.message_id,
+                ),
+            )
+            .where(posts.c.place == place, posts.c.post_id == post_id, posts.c.kind == kind)
+        )
+        return await self._store.run(lambda connection: connection.execute(query).scalar())
 
     def _held(self, letter: Letter) -> sa.ColumnElement[bool]:
         """Whether this very lease is still ours: not run out and taken up by another."""
@@ -201,7 +298,9 @@ class Inbox:
 
     async def _change(self, which: sa.ColumnElement[bool], **values: Any) -> None:
         """Give up the lease and set the values."""
-        statement = sa.update(inbox).where(which).values(owner=None, leased_until=None, **values)
+        statement = (
+            sa.update(inbox).where(which).values({"owner": None, "leased_until": None, **values})
+        )
         await self._store.run(lambda connection: connection.execute(statement))
 
 

@@ -6,6 +6,7 @@ import logging
 import logging.handlers
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -55,7 +56,7 @@ def configure_logs(level: str, file: Path | None) -> None:
                 f"logging.file {str(file)!r} cannot be written ({exc.strerror}): name another, or "
                 '"" for stderr.'
             ) from exc
-        handler = logging.handlers.RotatingFileHandler(
+        handler = _LogFile(
             file,
             maxBytes=10_000_000,
             backupCount=3,
@@ -82,6 +83,38 @@ def configure_logs(level: str, file: Path | None) -> None:
 def blank_tokens(text: str) -> str:
     """The text with everything token-shaped replaced."""
     return _TOKEN.sub(BLANK, text)
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Says once on stderr that it cannot be written, and is quiet about it until it works again."""
+
+    _failing = False
+    _failed_now = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, in a file opened anew after a failure."""
+        self._failed_now = False
+        super().emit(record)
+        self._failing = self._failed_now
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Complain about a disk in one line; a line that cannot be made is our own mistake."""
+        problem = sys.exc_info()[1]
+        if not isinstance(problem, OSError):
+            super().handleError(record)
+            return
+        self._failed_now = True
+        if not self._failing:
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"The log file {self.baseFilename!r} cannot be written ({problem.strerror}); "
+                    "lines are lost until it can.\n"
+                )
+        # What is left in the stream's buffer would fail again, and grow with every line.
+        stream, self.stream = self.stream, None
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
 
 
 class _Blanking(structlog.stdlib.ProcessorFormatter):

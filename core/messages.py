@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 Language = Literal["zh", "en"]
@@ -164,7 +165,8 @@ class Turn:
     """A question and its reply as the store remembers them, with the prompt exactly as sent.
 
     `question` is the person's own text, `query` what was searched (tags woven in, topic carried
-    over). `sampling` is what the model was asked with.
+    over). `sampling` is what the model was asked with. `photo_again` is true where a caller, who
+    remembers the conversation for us, hands over this turn's photo again with the next message.
     """
 
     reply: Reply
@@ -177,6 +179,20 @@ class Turn:
     passages: tuple[Passage, ...]
     sampling: dict[str, Any]
     asked_at: float
+    photo_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A trained LoRA: `name` is what a model server is asked for to have it answer.
+
+    `path` is its folder on the model server's disk, None where that server has it by itself.
+    `base_model` is the model it belongs to: a folder, or a name where the weights lie elsewhere.
+    """
+
+    name: str
+    path: Path | None
+    base_model: str
 
 
 @dataclass(frozen=True, slots=True)

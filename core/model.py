@@ -23,7 +23,14 @@ import structlog
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, ValidationError
 
-from core.errors import AdapterRejected, AnswerIncomplete, ModelUnavailable, NotFound
+from core.errors import (
+    AdapterRejected,
+    AnswerIncomplete,
+    ModelMissing,
+    ModelUnavailable,
+    NoHotLoad,
+    NotFound,
+)
 from core.messages import ChatMessage
 
 log = structlog.get_logger()
@@ -108,7 +115,7 @@ class Breaker:
         probe = self._admit()
         try:
             yield
-        except _Refused:
+        except (_Refused, ModelMissing):
             self._note(probe, failed=False)
             raise
         except ModelUnavailable:
@@ -226,8 +233,9 @@ class OpenAIChatModel:
     ) -> AsyncGenerator[Piece, None]:
         """The answer of `adapter` ("" is the base model), piece by piece.
 
-        Raises `ModelUnavailable` when the server cannot be asked and `AnswerIncomplete` when what
-        it sent is no complete answer; pieces that came before are then not to be trusted.
+        Raises `ModelUnavailable` when the server cannot be asked, `ModelMissing` when it does not
+        have that adapter, and `AnswerIncomplete` when what it sent is no complete answer; pieces
+        that came before are then not to be trusted.
         """
         deadline = _now() + self._deadline_seconds
         model = adapter or self._base_model
@@ -293,7 +301,8 @@ class OpenAIChatModel:
     async def load_adapter(self, name: str, path: Path) -> None:
         """Make the LoRA adapter in `path`, a folder on the server's disk, answer as `name`.
 
-        Raises `AdapterRejected` with the server's reason when it does not take it.
+        Raises `AdapterRejected` with the server's reason when it does not take it, `NoHotLoad`
+        when it takes none at all while it runs.
         """
         await self._administer(
             "/load_lora_adapter", {"lora_name": name, "lora_path": str(path)}, AdapterRejected
@@ -335,12 +344,17 @@ class OpenAIChatModel:
                 async with asyncio.timeout(_ADMIN_SECONDS):
                     await self._client.post(path, cast_to=str, body=body)
         except ModelUnavailable as failure:
-            if isinstance(failure.__cause__, openai.APIStatusError):
-                raise refusal(
-                    f"The model server refused {path!r} for {name!r}: "
-                    f"{_server_words(failure.__cause__)}"
+            cause = failure.__cause__
+            if not isinstance(cause, openai.APIStatusError):
+                raise
+            if _has_no_such_path(cause):
+                raise NoHotLoad(
+                    f"{self._base_url!r} takes no adapters while it runs. Start it with the "
+                    f"adapter {name!r}, or vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
                 ) from failure
-            raise
+            raise refusal(
+                f"The model server refused {path!r} for {name!r}: {_server_words(cause)}"
+            ) from failure
 
 
 class _Answer:
@@ -443,6 +457,8 @@ def _status_failure(base_url: str, exc: openai.APIStatusError) -> ModelUnavailab
         return ModelUnavailable(sentence)
     if exc.status_code == 429 or exc.status_code >= 500:
         return _Passing(sentence)
+    if exc.status_code == 404:
+        return ModelMissing(sentence)
     return _Refused(sentence)
 
 
@@ -450,6 +466,12 @@ def _server_words(exc: openai.APIStatusError) -> str:
     """The server's own sentence, without the package's frame; cut, for it may be a web page."""
     words = exc.body.get("message") if isinstance(exc.body, dict) else None
     return _CONTROL.sub("", str(words or exc.message))[:300]
+
+
+def _has_no_such_path(exc: openai.APIStatusError) -> bool:
+    """Whether a 404 is about the path; one about an adapter has a sentence of its own."""
+    words = exc.body.get("message") if isinstance(exc.body, dict) else None
+    return exc.status_code == 405 or (exc.status_code == 404 and words in (None, "Not Found"))
 
 
 def _retry_after(exc: openai.APIStatusError) -> float:

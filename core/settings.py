@@ -49,6 +49,18 @@ class Web(_Section):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+# Lax, because a variable's list of ids arrives as a list of texts.
+ChatId = Annotated[int, Field(strict=False)]
+
+
+class Telegram(_Section):
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    base_file_url: Annotated[str, Field(pattern=r"^https?://")]
+    allowed_users: list[ChatId]
+    allowed_chats: list[ChatId]
+    operators: list[ChatId]
+
+
 class Model(_Section):
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     base_model: Annotated[str, Field(min_length=1)]
@@ -61,6 +73,8 @@ class Model(_Section):
     min_support: Share
     embedded: bool
     expert: str
+    adapter: str
+    adapter_path: str
 
 
 class Retrieval(_Section):
@@ -110,6 +124,12 @@ class Database(_Section):
         return f"{kind}{slashes}{at_root(path)}" if kind == "sqlite" else self.url
 
 
+class Training(_Section):
+    recipe: Annotated[str, Field(min_length=1)]
+    python: str
+    timeout_minutes: Positive
+
+
 class Privacy(_Section):
     keep_days: Count
     train_on_chats: bool
@@ -124,18 +144,21 @@ class Secrets(_Section):
     """What comes from the environment or `.env` only, under these names."""
 
     MODEL_API_KEY: SecretStr | None = None
+    TELEGRAM_BOT_TOKEN: SecretStr | None = None
 
 
 class Settings(_Section):
     """Every setting, checked. Paths in it are relative to the project's root."""
 
     web: Web
+    telegram: Telegram
     model: Model
     retrieval: Retrieval
     vision: Vision
     conversation: Conversation
     limits: Limits
     database: Database
+    training: Training
     privacy: Privacy
     logging: Logging
     secrets: Secrets

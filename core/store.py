@@ -12,6 +12,7 @@ import dataclasses
 import re
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -56,6 +57,9 @@ T = TypeVar("T")
 SAFE_SQLITE = (3, 51, 3)
 
 _MIGRATION_LOCK = 0x501E3A7E
+# How long it stays known that writing works, or that it does not. The small write that finds out
+# may fit on a disk that has just had no room for a message, so a failure counts for a while, too.
+KNOWN_SECONDS = 10.0
 
 metadata = sa.MetaData()
 
@@ -144,14 +148,49 @@ inbox = sa.Table(
     sa.Index("inbox_by_state", "state", "id"),
 )
 
+posts = sa.Table(
+    "posts",
+    metadata,
+    sa.Column("place", sa.String(64), primary_key=True),
+    sa.Column("post_id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("conversation_id", sa.String(64), nullable=False),
+    sa.Column("message_id", sa.String(128), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("posted_at", sa.Float, nullable=False),
+    sa.Index("posts_by_message", "conversation_id", "message_id"),
+)
+
+people = sa.Table(
+    "people",
+    metadata,
+    sa.Column("user_id", sa.String(64), primary_key=True),
+    sa.Column("language", sa.String(8)),
+)
+
+starts = sa.Table(
+    "starts",
+    metadata,
+    sa.Column("place", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+)
+
 
 class Store:
     """The database, opened; use it as `async with Store(url) as store`."""
 
-    def __init__(self, url: str, *, exclusive: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        exclusive: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`exclusive` takes the lock that keeps a second writer away from a SQLite file."""
         self._url = make_url(url)
         self._exclusive = exclusive
+        self._clock = clock
+        self._known: _Known | None = None
         self._exit = AsyncExitStack()
         self._engine: sa.Engine
         self._writer: ThreadPoolExecutor
@@ -220,12 +259,25 @@ class Store:
             except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
                 raise
             except sa.exc.DBAPIError as exc:
-                raise StoreError(
+                problem = (
                     f"The database cannot be used: {exc.orig}. Check that its server runs, or that "
                     "the disk has room and the file is writable; nothing was acknowledged."
-                ) from exc
+                )
+                self._known = _Known(self._clock(), problem)
+                raise StoreError(problem) from exc
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, transaction)
+
+    async def check_writing(self) -> None:
+        """Raise `StoreError` when nothing can be written, or could not be a moment ago.
+
+        A small write finds out, at most every `KNOWN_SECONDS`: to be asked as often as one likes.
+        """
+        if self._known is None or self._clock() - self._known.at >= KNOWN_SECONDS:
+            await self.run(_write_and_delete)
+            self._known = _Known(self._clock())
+        if self._known.problem:
+            raise StoreError(self._known.problem)
 
     async def add_turn(self, turn: Turn, photo_files: Sequence[bytes] = ()) -> None:
         """Store a turn, its conversation and its photos (safe JPEGs, never the bytes received)."""
@@ -318,6 +370,7 @@ class Store:
         def work(connection: Connection) -> bool:
             connection.execute(sa.delete(photos).where(photos.c.conversation_id == conversation_id))
             connection.execute(sa.delete(inbox).where(inbox.c.conversation_id == conversation_id))
+            connection.execute(sa.delete(posts).where(posts.c.conversation_id == conversation_id))
             statement = sa.delete(conversations).where(conversations.c.id == conversation_id)
             return bool(connection.execute(statement).rowcount)
 
@@ -367,6 +420,35 @@ class Store:
             correction=row.correction,
         )
 
+    async def chosen_language(self, user_id: str) -> Language | None:
+        """The language this person chose; None when the text decides."""
+        query = sa.select(people.c.language).where(people.c.user_id == user_id)
+        language: Language | None = await self.run(
+            lambda connection: connection.execute(query).scalar()
+        )
+        return language
+
+    async def choose_language(self, user_id: str, language: Language | None) -> None:
+        """Commit a person's choice of language; None lets the text decide again."""
+        row = {"user_id": user_id, "language": language}
+
+        def work(connection: Connection) -> None:
+            upsert(connection, people, row, key=("user_id",), update=("language",))
+
+        await self.run(work)
+
+    async def start_anew(self, place: str, number: int) -> None:
+        """Commit that a new conversation starts in this place with its message `number`."""
+        row = {"place": place, "number": number}
+        await self.run(lambda connection: upsert(connection, starts, row, key=("place", "number")))
+
+    async def last_start(self, place: str, number: int) -> int:
+        """The number of the message that started the conversation `number` belongs to, or 0."""
+        query = sa.select(sa.func.max(starts.c.number)).where(
+            starts.c.place == place, starts.c.number < number
+        )
+        return await self.run(lambda connection: connection.execute(query).scalar()) or 0
+
     async def forget_older_than(self, moment: float) -> int:
         """Delete what was untouched since `moment` (Unix seconds); how many conversations.
 
@@ -377,10 +459,34 @@ class Store:
             old = sa.select(conversations.c.id).where(conversations.c.updated_at < moment)
             connection.execute(sa.delete(photos).where(photos.c.conversation_id.in_(old)))
             connection.execute(sa.delete(inbox).where(inbox.c.received_at < moment))
+            connection.execute(sa.delete(posts).where(posts.c.posted_at < moment))
             statement = sa.delete(conversations).where(conversations.c.updated_at < moment)
             return connection.execute(statement).rowcount
 
         return await self.run(work)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Known:
+    """Whether writing worked at this moment; `problem` is "" where it did."""
+
+    at: float
+    problem: str = ""
+
+
+def _write_and_delete(connection: Connection) -> None:
+    """Write a row and delete it again: what nobody sees takes room on the disk all the same."""
+    name = uuid.uuid4().hex
+    row = {
+        "id": name,
+        "platform": "",
+        "user_id": "",
+        "title": "",
+        "created_at": 0.0,
+        "updated_at": 0.0,
+    }
+    connection.execute(sa.insert(conversations).values(row))
+    connection.execute(sa.delete(conversations).where(conversations.c.id == name))
 
 
 _VERDICT = ("rating", "reason", "comment", "correction")

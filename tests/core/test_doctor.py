@@ -60,6 +60,46 @@ async def test_a_model_of_a_hub_is_no_illness(tmp_path: Path) -> None:
     assert found["embeddings"].health is Health.WARNING
 
 
+@pytest.mark.parametrize(
+    ("changes", "found", "advice"),
+    [
+        ({"MODEL__ADAPTER_PATH": "data/missing"}, "cannot be used", 'model.adapter = ""'),
+        ({"MODEL__EMBEDDED": "false"}, "has no solemate-spoken", "Start that server with it"),
+    ],
+)
+async def test_an_adapter_that_does_not_answer_is_only_a_warning(
+    tmp_path: Path, changes: dict[str, str], found: str, advice: str
+) -> None:
+    finding = (await findings(tmp_path, **changes))["adapter"]
+    assert finding.health is Health.WARNING
+    assert found in finding.found
+    assert advice in finding.advice
+
+
+async def test_no_adapter_at_all_is_no_illness(tmp_path: Path) -> None:
+    finding = (await findings(tmp_path, MODEL__ADAPTER=""))["adapter"]
+    assert finding.health is Health.OK
+
+
+async def test_an_adapter_with_the_models_own_name_is_ill(tmp_path: Path) -> None:
+    finding = (await findings(tmp_path, MODEL__ADAPTER="solemate"))["adapter"]
+    assert finding.health is Health.ILL
+    assert "a name of its own" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("served", "health"), [("solemate-spoken", Health.OK), ("another", Health.WARNING)]
+)
+async def test_the_adapter_is_looked_for_where_the_model_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: str, health: Health
+) -> None:
+    async def names(_: object) -> list[str]:
+        return ["solemate", served]
+
+    monkeypatch.setattr(doctor, "_served", names)
+    assert (await findings(tmp_path))["adapter"].health is health
+
+
 async def test_a_taken_port_and_a_store_in_use_are_ill(tmp_path: Path, taken_port: int) -> None:
     async with Store(f"sqlite:///{tmp_path}/solemate.db"):
         found = await findings(tmp_path, WEB__PORT=str(taken_port))

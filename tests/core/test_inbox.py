@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import Busy
-from core.inbox import Inbox
+from core.inbox import DeadLetter, Inbox, Post
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.store import inbox as inbox_table
@@ -157,6 +157,31 @@ async def test_a_dead_letter_lets_the_next_one_through(inbox: Inbox) -> None:
     assert not await inbox.put(message(1))
 
 
+async def test_dead_letters_are_kept_with_the_moment_of_their_apology(
+    inbox: Inbox, store: Store, clock: Clock
+) -> None:
+    whole = replace(message(1), images=(b"jpeg",))
+    for one in (whole, message(2), message(3, "c2")):
+        await inbox.put(one)
+    letter = await inbox.lease()
+    assert letter is not None
+    clock.now += 5
+    await inbox.dead(letter)
+    assert await inbox.dead_letters("c1") == [DeadLetter(whole, 1005.0)]
+    assert await inbox.dead_letters("c2") == []
+    assert [one.id for one in await inbox.pending("c1")] == ["m2"]
+
+
+async def test_a_dead_letter_that_cannot_be_read_is_left_out(inbox: Inbox, store: Store) -> None:
+    await inbox.put(message(1))
+    await store.run(
+        lambda connection: connection.execute(
+            sa.update(inbox_table).values(message={}, state="dead")
+        )
+    )
+    assert await inbox.dead_letters("c1") == []
+
+
 async def test_a_full_conversation_is_busy_and_others_are_not(inbox: Inbox) -> None:
     for number in range(3):
         await inbox.put(message(number))
@@ -226,3 +251,33 @@ async def test_a_row_that_cannot_be_read_is_put_aside_and_stops_nobody(
     )
     assert await leased(inbox) == "m2"
     assert await leased(inbox) is None
+
+
+async def test_an_answers_posts_come_back_in_order(inbox: Inbox) -> None:
+    for post in (
+        Post("chat", "9", position=1),
+        Post("chat", "8"),
+        Post("chat", "10", "correction"),
+    ):
+        await inbox.add_post("c1", "m1", post)
+    assert await inbox.answer_posts("c1", "m1") == [
+        Post("chat", "8"),
+        Post("chat", "9", position=1),
+    ]
+    assert await inbox.answer_posts("c1", "m2") == []
+
+
+async def test_a_post_that_was_sent_anew_stands_for_the_lost_one(
+    inbox: Inbox, clock: Clock
+) -> None:
+    await inbox.add_post("c1", "m1", Post("chat", "8"))
+    clock.now += 1
+    await inbox.add_post("c1", "m1", Post("chat", "9"))
+    assert await inbox.answer_posts("c1", "m1") == [Post("chat", "9")]
+
+
+async def test_waiting_conversations_are_found_by_how_they_begin(inbox: Inbox) -> None:
+    for number, conversation in enumerate(("a:1:0", "a:1:0", "a:12:0", "a_1:0")):
+        await inbox.put(message(number, conversation))
+    assert await inbox.conversations_waiting("a:1:") == {"a:1:0"}
+    assert await inbox.conversations_waiting("a_1:") == {"a_1:0"}

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,31 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_half_a_surrogate_is_logged_all_the_same(log_file: Path) -> None:
     structlog.get_logger().info("event", name="\ud800")
     assert "event" in log_file.read_text(encoding="utf-8")
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file can grow, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_is_told_once_until_it_has_room_again(
+    log_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = structlog.get_logger()
+    log.info("before")
+    for name in ("again", "and_again"):
+        with no_room():
+            for _ in range(5):
+                log.info("lost", filler="x" * 10_000)
+        log.info(name)
+    told = capsys.readouterr().err.splitlines()
+    assert [line["event"] for line in lines(log_file)] == ["before", "again", "and_again"]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert told[0].startswith(f"The log file {str(log_file)!r} cannot be written (File too large)")

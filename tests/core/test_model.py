@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from core import model as model_module
-from core.errors import AdapterRejected, ModelUnavailable, NotFound
+from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NoHotLoad, NotFound
 from core.messages import ChatMessage
 from core.model import Breaker, OpenAIChatModel, Piece, Sampling
 
@@ -454,7 +454,7 @@ async def test_a_missing_adapter_does_not_open_the_breaker(server, connect) -> N
     breaker = Breaker(lambda: 0.0)
     model = await connect(breaker=breaker)
     for _ in range(10):
-        with pytest.raises(ModelUnavailable):
+        with pytest.raises(ModelMissing):
             await ask(model, "gone")
     assert breaker.closed
 
@@ -483,6 +483,33 @@ async def test_a_refused_adapter_is_rejected_with_the_servers_reason(server, con
     server.reply(error(500))
     with pytest.raises(AdapterRejected, match="It broke"):
         await (await connect()).load_adapter("shoe-v2", Path("/adapters/2"))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        status(404, '{"detail": "Not Found"}'),
+        status(404, '{"error": {"message": "Not Found", "type": "NotFoundError", "code": 404}}'),
+        status(404, "<html>nothing here</html>", "text/html"),
+        status(405, '{"detail": "Method Not Allowed"}'),
+    ],
+)
+async def test_a_server_without_the_loading_path_takes_no_adapters(
+    server, connect, refusal
+) -> None:
+    server.reply(refusal)
+    with pytest.raises(NoHotLoad, match="takes no adapters while it runs"):
+        await (await connect()).load_adapter("shoe-v2", Path("/adapters/2"))
+
+
+async def test_a_folder_that_the_server_lacks_is_a_refusal_of_that_adapter_alone(
+    server, connect
+) -> None:
+    body = {"error": {"message": "No adapter found for /adapters/2", "code": 404}}
+    server.reply(status(404, json.dumps(body)))
+    with pytest.raises(AdapterRejected, match="No adapter found") as refused:
+        await (await connect()).load_adapter("shoe-v2", Path("/adapters/2"))
+    assert not isinstance(refused.value, NoHotLoad)
 
 
 async def test_unloading_an_unknown_adapter_is_not_found(server, connect) -> None:

@@ -202,3 +202,17 @@ def test_a_password_in_a_wrong_address_is_not_printed() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings(environment={}).web.port = 1
+
+
+def test_telegrams_lists_hold_numbers_however_they_are_written() -> None:
+    environment = {
+        "SOLEMATE__TELEGRAM__ALLOWED_USERS": "11, 12",
+        "SOLEMATE__TELEGRAM__ALLOWED_CHATS": "[-500]",
+    }
+    chosen = load_settings(environment=environment).telegram
+    assert (chosen.allowed_users, chosen.allowed_chats) == ([11, 12], [-500])
+
+
+def test_a_name_among_telegrams_numbers_is_a_problem() -> None:
+    (problem,) = problems({"SOLEMATE__TELEGRAM__OPERATORS": "ann"})
+    assert "telegram.operators" in problem

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 
 from core import store as store_module
 from core.errors import NotFound, StoreError
+from core.inbox import Inbox, Post
 from core.messages import (
     ChatMessage,
     Feedback,
@@ -37,7 +38,17 @@ from core.messages import (
     Timings,
     Turn,
 )
-from core.store import Store, feedback_events, inbox, metadata, photos, turns
+from core.store import (
+    KNOWN_SECONDS,
+    Store,
+    conversations,
+    feedback_events,
+    inbox,
+    metadata,
+    photos,
+    posts,
+    turns,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -142,10 +153,10 @@ async def test_a_full_database_acknowledges_nothing_and_heals(sqlite_url: str) -
 
 
 @contextmanager
-def no_file_may_grow() -> Iterator[None]:
-    """Every write beyond the first 200 kB of a file fails, as on a broken disk."""
+def no_file_may_grow(to: int = 200_000) -> Iterator[None]:
+    """Every write beyond the first `to` bytes of a file fails, as on a broken disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (to, old[1]))
     try:
         yield
     finally:
@@ -171,6 +182,57 @@ async def test_a_read_only_database_acknowledges_nothing(sqlite_url: str) -> Non
             await store.add_feedback(Feedback("r1", "ann", Rating.UP))
     async with Store(sqlite_url) as store:
         assert await store.verdict("r1", "ann") is None
+
+
+class Watch:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_database_that_can_be_read_only_is_noticed_and_heals(sqlite_url: str) -> None:
+    watch = Watch()
+    async with Store(sqlite_url, clock=watch) as store:
+        await store.check_writing()
+        with no_file_may_grow(to=1):
+            watch.now = KNOWN_SECONDS
+            with pytest.raises(StoreError, match="nothing was acknowledged"):
+                await store.check_writing()
+            assert await count(store, turns) == 0
+        watch.now = 2 * KNOWN_SECONDS
+        await store.check_writing()
+
+
+async def test_a_write_that_failed_counts_though_a_smaller_one_would_fit(sqlite_url: str) -> None:
+    watch = Watch()
+    async with Store(sqlite_url, clock=watch) as store:
+        await store.check_writing()
+        with no_file_may_grow(), pytest.raises(StoreError):
+            await store.add_turn(make_turn(), [bytes(500_000)])
+        watch.now = KNOWN_SECONDS - 1
+        with pytest.raises(StoreError, match="nothing was acknowledged"):
+            await store.check_writing()
+        watch.now = KNOWN_SECONDS
+        await store.check_writing()
+
+
+async def test_asking_often_whether_writing_works_spares_the_disk(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with Store(sqlite_url, clock=Watch()) as store:
+        await store.check_writing()
+        written = (tmp_path / "store.db-wal").stat().st_size
+        for _ in range(20):
+            await store.check_writing()
+        assert (tmp_path / "store.db-wal").stat().st_size == written
+
+
+async def test_finding_out_whether_writing_works_leaves_nothing_behind(store: Store) -> None:
+    await store.check_writing()
+    assert await count(store, conversations) == 0
 
 
 COUNTER = """
@@ -462,3 +524,32 @@ async def test_a_killed_writer_loses_and_repeats_nothing(store_url: str) -> None
 @pytest.mark.timeout(1200)
 async def test_fifty_kills_lose_and_repeat_nothing(store_url: str) -> None:
     await torture(store_url, kills=50, events=10_000)
+
+
+async def test_a_language_is_chosen_and_left_to_the_text_again(store: Store) -> None:
+    assert await store.chosen_language("ann") is None
+    await store.choose_language("ann", "zh")
+    await store.choose_language("ann", "en")
+    assert await store.chosen_language("ann") == "en"
+    await store.choose_language("ann", None)
+    assert await store.chosen_language("ann") is None
+
+
+async def test_a_message_belongs_to_the_last_start_before_it(store: Store) -> None:
+    for number in (10, 20, 10):
+        await store.start_anew("chat", number)
+    assert [await store.last_start("chat", number) for number in (9, 10, 11, 21)] == [0, 0, 10, 20]
+    assert await store.last_start("other", 21) == 0
+
+
+async def test_a_post_leads_to_its_reply_until_the_conversation_is_deleted(store: Store) -> None:
+    inbox = Inbox(store, owner="one", depth=3)
+    turn = make_turn("r1", conversation="c1")
+    await store.add_turn(turn)
+    await inbox.add_post("c1", turn.message_id, Post("chat", "8"))
+    assert await inbox.reply_of_post("chat", "8", "answer") == "r1"
+    assert await inbox.reply_of_post("chat", "8", "correction") is None
+    assert await inbox.reply_of_post("other", "8", "answer") is None
+    await store.delete_conversation("c1")
+    query = sa.select(sa.func.count()).select_from(posts)
+    assert await store.run(lambda connection: connection.execute(query).scalar()) == 0
