@@ -109,12 +109,13 @@ class Lanes:
                 raise
             raise group.exceptions[0] from None
 
-    async def submit(self, message: UserMessage) -> bool:
+    async def submit(self, message: UserMessage, *, sender: str | None = None) -> bool:
         """Commit a message to the inbox; false when the same one came before.
 
-        Raises `Busy` over the person's limits or the conversation's depth.
+        Raises `Busy` over the conversation's depth or the limits of `sender`, by default the
+        message's person: whoever is a new person each time is known by something else.
         """
-        await self._limits.count(message.user_id, photos=len(message.images))
+        await self._limits.count(sender or message.user_id, photos=len(message.images))
         fresh = await self._inbox.put(message)
         self._woken.set()
         return fresh

@@ -103,7 +103,7 @@ class Calibration:
 # Fitted to the shipped knowledge base, without and with the shipped embedder: they serve any other
 # until `solemate kb calibrate` has run on it.
 DEFAULT_LEXICAL = Calibration((1.79, 1.59, 0.0, 8.37, 4.0, 0.98), -3.50, 0.569, 0.274)
-DEFAULT = Calibration((0.78, 1.72, 2.01, 8.18, 4.0, 0.72), -4.03, 0.557, 0.262)
+DEFAULT = Calibration((0.90, 1.77, 2.00, 8.08, 4.0, 0.68), -4.05, 0.558, 0.268)
 
 
 def fit(judged: Sequence[Judged], knowledge: str, wrong: float, refused: float) -> Calibration:

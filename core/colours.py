@@ -99,6 +99,9 @@ class ColourVision:
         self._names = _names(self.groups)
         self._max_tags = min(max_tags, 2)
 
+    async def warm(self) -> None:
+        """Nothing has to be got ready, as it has for a model that looks at photos."""
+
     async def tags(self, photo: Image.Image) -> tuple[ImageTag, ...]:
         """At most two colours, the surest first; none where nothing stands out."""
         return await asyncio.to_thread(self._tags, photo)

@@ -31,14 +31,14 @@ class DenseIndex:
     """`stored` is FAISS's index over unit vectors; its ids are keys that are never used again."""
 
     stored: Any
-    device: str = "cpu"
+    device: str
 
     @classmethod
     def build(
         cls,
         keys: NDArray[np.int64],
         vectors: Vectors,
-        device: str = "cpu",
+        device: str,
         exact_limit: int = EXACT_LIMIT,
     ) -> DenseIndex:
         """Index `vectors` (n, d); more than `exact_limit` are searched approximately."""
@@ -84,7 +84,7 @@ class DenseIndex:
         faiss.write_index(self.stored, str(path))
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> DenseIndex:
+    def load(cls, path: Path, device: str) -> DenseIndex:
         """Read what `save` wrote."""
         try:
             return cls(faiss.read_index(str(path)), device)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import structlog
 
-from core.errors import AnswerUnsupported, MessageRejected, ModelUnavailable
+from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
 from core.followup import Resolved, points_back, resolve
 from core.grounding import Ground, guarded, is_refusal, used_passages
 from core.language import language_of
@@ -36,7 +36,7 @@ from core.messages import (
     Turn,
     UserMessage,
 )
-from core.model import ChatModel, Sampling
+from core.model import ChatModel, Piece, Sampling
 from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
 from core.retrieval import Query, Relevance, Retrieved, Retriever
@@ -117,15 +117,21 @@ class Engine:
         model: ChatModel,
         choose_adapter: Callable[[str], Awaitable[str]],
         options: Options,
+        report_missing: Callable[[str], None] = lambda _name: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`choose_adapter` names the model or adapter that answers a person (by user id)."""
+        """`choose_adapter` names the model or adapter that answers a person (by user id).
+
+        `report_missing` hears of an adapter that was chosen and that the model server does not
+        have; the base model answers that question.
+        """
         self._store = store
         self._retriever = retriever
         self._vision = vision
         self._model = model
         self._choose_adapter = choose_adapter
         self._options = options
+        self._report_missing = report_missing
         self._clock = clock
 
     async def answer(
@@ -239,8 +245,6 @@ class Engine:
             return say(kind, language), Outcome.ANSWERED
         if not has_words(text):
             return say("no_words", language), Outcome.CLARIFY
-        if language_of(text) is None:
-            return say("other_language", language), Outcome.REFUSED
         return None
 
     async def _resolve(self, draft: _Draft, turns: Sequence[Turn]) -> None:
@@ -289,7 +293,11 @@ class Engine:
     def _decline(self, draft: _Draft, found: Retrieved) -> None:
         """Nothing (surely) relevant: ask back with the nearest topics, or say so politely."""
         draft.complete = True
-        if found.relevance is Relevance.CLARIFY:
+        if language_of(draft.message.text) is None:
+            # What is not surely understood in another language is no ground for a choice.
+            draft.outcome = Outcome.REFUSED
+            draft.text = say("other_language", draft.language)
+        elif found.relevance is Relevance.CLARIFY:
             draft.suggestions = tuple(dict.fromkeys(passage.title for passage in found.passages))
             draft.outcome = Outcome.CLARIFY
             draft.text = ask_back(draft.suggestions, draft.language)
@@ -338,7 +346,7 @@ class Engine:
         """The model's text as it comes, as far as its passages support it."""
         finish, said = None, ""
         ground = _ground(draft, self._options.min_support)
-        pieces = self._model.stream(draft.prompt, draft.adapter, sampling)
+        pieces = self._pieces(draft, sampling)
         async with aclosing(pieces), aclosing(guarded(pieces, ground)) as safe:
             async for piece in safe:
                 if not said:
@@ -359,12 +367,32 @@ class Engine:
         if draft.outcome is Outcome.ANSWERED:
             draft.sources = _sources(used_passages(said, draft.passages))
 
+    async def _pieces(self, draft: _Draft, sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        """The chosen adapter's answer; the base model's where the server has lost the adapter."""
+        try:
+            async with aclosing(
+                self._model.stream(draft.prompt, draft.adapter, sampling)
+            ) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        except ModelMissing:
+            if draft.adapter == self._options.base_model:
+                raise
+            log.warning("adapter_missing", adapter=draft.adapter)
+            self._report_missing(draft.adapter)
+            draft.adapter = self._options.base_model
+        async with aclosing(self._model.stream(draft.prompt, draft.adapter, sampling)) as pieces:
+            async for piece in pieces:
+                yield piece
+
     def _quote(self, draft: _Draft, sentence: str) -> None:
         """Answer with the best passage word for word, marked as a quote; never trained on."""
         best = draft.passages[0]
         quote = say(sentence, draft.language, title=best.title, text=best.text)
         draft.text = draft.lead + quote
         draft.outcome = Outcome.QUOTED
+        draft.adapter = ""
         draft.complete = False
         draft.sources = _sources([best])
 

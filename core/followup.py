@@ -23,7 +23,14 @@ _BARE = re.compile(
 # Words that stand for something else: something said before, where the question is short …
 _STANDS_FOR = re.compile(
     r"它|[这那](双|款|个(?!月)|些|种|只|样|鞋)|刚才|前面说|上面说|同样|呢[？?]?$"
-    r"|\b(it|its|they|them|their|those|these(?! days)|this one|that one|the same|instead(?! of))\b",
+    r"|\b(it|its|they|them|their|those|these(?! days)|(this|that) (one|pair)|the same)\b"
+    r"|\binstead\b(?! of)",
+    re.IGNORECASE,
+)
+# Words that point at the photo they come with.
+_AT_PHOTO = re.compile(
+    r"这(双|款|个(?!月)|些|种|只|样|[鞋靴拖]|是)"
+    r"|\b(this|these)\b(?! (days?|week|weekend|month|year|time|spring|summer|autumn|fall|winter))",
     re.IGNORECASE,
 )
 _SHORT = 12
@@ -68,8 +75,9 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     """Complete a follow-up from the turns before it; other questions come back as they are.
 
     Rules in order: an answer to our "did you mean" picks that topic for the question asked then;
-    a bare yes repeats the last question; a question that points back ("它", "what about …") is
-    searched together with the last topic and keeps the last photo's tags.
+    a bare yes repeats the last question; one that points at its own new photo ("这双", "these")
+    takes nothing from before; a question that points back ("它", "what about …") is searched
+    together with the last topic and keeps the last photo's tags.
     """
     if not turns:
         return Resolved(text, text, tags)
@@ -81,7 +89,7 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
             return Resolved(text, text, tags or last.reply.tags)
     if _YES.match(text.strip()):
         return Resolved(last.question, last.query, last.reply.tags)
-    if not points_back(text):
+    if not points_back(text) or (_AT_PHOTO.search(text) and _is_new(tags, turns)):
         return Resolved(text, text, tags)
     topic = _topic(turns)
     return Resolved(text, _joined(topic, text), tags or last.reply.tags)
@@ -111,6 +119,12 @@ def points_back(text: str) -> bool:
     if word is None or len(_WORD.findall(text)) > _SHORT:
         return False
     return not (_NAMES.search(text[: word.start()]) or _DESCRIBES.search(text, word.start()))
+
+
+def _is_new(tags: tuple[ImageTag, ...], turns: Sequence[Turn]) -> bool:
+    """Whether a photo with these tags came just now; the same photo again has the same tags."""
+    again = tags == turns[-1].reply.tags or any(turn.photo_again for turn in turns)
+    return bool(tags) and not again
 
 
 def _topic(turns: Sequence[Turn]) -> str:

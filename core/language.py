@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from core.messages import Language
 
+_WORD = re.compile(r"[^\W\d_]+")
+# As much of a text as tells its language.
+_SAMPLE = 600
+# Everyday words that no English sentence holds, of the languages people are likeliest to try.
+_FOREIGN = frozenset(
+    _WORD.findall("""
+        wie warum welche welcher welches wo wann ich du wir ihr sie ist sind kann kannst soll mein
+        meine meinen meiner nicht und oder für mit bei schuh schuhe schuhen größe danke hallo bitte
+        hoe waarom welke ik mijn kan niet het een zijn schoen schoenen
+        hvordan hvorfor hvad jeg ikke sko hur varför vilken jag mina inte och skor
+        pourquoi quel quelle quels quelles je vous mes est sont peux puis avec dans chaussure
+        chaussures pointure bonjour merci cómo qué cuál cuáles dónde puedo debo mis zapato zapatos
+        zapatilla zapatillas talla hola gracias perché quale quali posso devo mie miei sono che
+        scarpe ciao grazie como qual quais onde meus minhas não são sapato sapatos tênis obrigado
+        jak dlaczego czy moje buty butów jaké proč boty nasıl neden ayakkabı ayakkabılar hogyan
+        cipő miten kengät bagaimana apakah sepatu saya giày thế nào
+    """)
+)
+# Small words that also stand in names: Le Coq Sportif, La Sportiva, El Naturalista.
+_SMALL = frozenset(
+    _WORD.findall("""
+        der das den dem des ein eine auf von zu im le la les un une et de el los las una en con
+        il lo gli di del della os um uma na w z się nie ve bir van voor att
+    """)
+)
+# Without "in", "is", "on" and the like, which other languages have as well.
+_ENGLISH = frozenset(
+    _WORD.findall("""
+        about and any are be between can could did does for from get good have how if it its make
+        my need not or shoe shoes should than that the their them these they this too wash wear
+        what when where which who why with would you your
+    """)
+)
+
 
 def language_of(text: str) -> Language | None:
-    """Chinese, English, or None for a text written in another script.
+    """Chinese, English, or None for a text in another script or, as far as we can tell, language.
 
     Chinese wins wherever a fifth of the letters are Han characters, so that "GORE-TEX 防水吗" is
-    a Chinese question. Japanese kana, Hangul, Cyrillic and the like are neither.
+    a Chinese question. Japanese kana, Hangul, Cyrillic and the like are neither. Latin letters are
+    English unless more everyday words of other languages are among them than English ones.
     """
     letters = [char for char in text if char.isalpha()]
     if not letters:
@@ -21,4 +57,15 @@ def language_of(text: str) -> Language | None:
     latin = sum(name in ("LATIN", "FULLWIDTH") for name in scripts)
     if len(letters) - han - latin > len(letters) * 0.3:
         return None
-    return "zh" if han * 5 >= len(letters) else "en"
+    if han * 5 >= len(letters):
+        return "zh"
+    return None if _is_foreign(text) else "en"
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether Latin letters are no English: a telling word or two hints, and English no more."""
+    words = [word.lower() for word in _WORD.findall(text[:_SAMPLE])]
+    telling = sum(word in _FOREIGN for word in words)
+    hints = sum(word in _SMALL or not word.isascii() for word in words)
+    foreign = 2 * telling + hints
+    return foreign >= 2 and foreign > 2 * sum(word in _ENGLISH for word in words)

@@ -95,10 +95,10 @@ class RetrievalOptions:
     A question whose confidence is below `min_relevance` is refused whatever the calibration says.
     """
 
-    top_k: int = 3
-    dense_weight: float = 0.3
-    fusion: Fusion = "weighted"
-    min_relevance: float = 0.0
+    top_k: int
+    dense_weight: float
+    fusion: Fusion
+    min_relevance: float
     depth: int = 50
 
 

@@ -129,14 +129,16 @@ async def search_batch(
 
 
 async def calibrate(
-    retriever: Retriever, questions: Sequence[Question], wrong: float = 0.3, refused: float = 0.25
+    retriever: Retriever, questions: Sequence[Question], wrong: float, refused: float
 ) -> Calibration:
     """Fit the retriever's calibration to its own knowledge base.
 
     Each question with an entry is asked twice: as it is, and with that entry hidden, which makes
     it one that cannot be answered; those are the hardest, because everything near is still there.
     Of all that cannot be answered a share `wrong` may be answered, and `refused` is refused.
+    Raises `DataError` without any question.
     """
+    _check_any(questions)
     known = {chunk.entry for chunk in retriever.snapshot.index.chunks}
     kept = [one for one in questions if not one.entry or kept_for_calibration(one.text)]
     judged = []
@@ -152,7 +154,11 @@ async def calibrate(
 
 
 async def evaluate(retriever: Retriever, questions: Sequence[Question]) -> RetrievalReport:
-    """Measure recall by language and style, also across languages, and what is answered."""
+    """Measure recall by language and style, also across languages, and what is answered.
+
+    Raises `DataError` without any question.
+    """
+    _check_any(questions)
     index = retriever.snapshot.index
     known = {chunk.entry for chunk in index.chunks}
     answerable = [one for one in questions if _entry(one.entry) in known]
@@ -170,6 +176,14 @@ async def evaluate(retriever: Retriever, questions: Sequence[Question]) -> Retri
         _auroc(rankings, answerable, [one for one in others if one.group == "far"]),
         _ece(rankings, [*answerable, *others]),
     )
+
+
+def _check_any(questions: Sequence[Question]) -> None:
+    if not questions:
+        raise DataError(
+            "There is no question to ask: the files hold none. Give JSON lines with a question "
+            "and the id of its entry."
+        )
 
 
 def _only_chinese(retriever: Retriever) -> Retriever:

@@ -36,13 +36,15 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "\n\n“{text}”",
     },
     "other_language": {
-        "zh": "我现在只会中文和英文，请用其中一种问我。",
-        "en": "I speak Chinese and English. Please ask me in one of them. / 我会中文和英文。",
+        "zh": "我会中文和英文，请用其中一种问我。 / "
+        "I speak Chinese and English; please ask me in one of them.",
+        "en": "I speak Chinese and English; please ask me in one of them. / "
+        "我会中文和英文，请用其中一种问我。",
     },
+    # A message without words does not tell which language its sender reads.
     "no_words": {
-        "zh": "我没看出问题来。请用一句话告诉我你想知道什么，比如“帆布鞋怎么洗？”",
-        "en": "I could not find a question in that. Tell me in a sentence what you want to know, "
-        "for example “How do I wash canvas shoes?”",
+        "zh": "请用一句话问我，比如“帆布鞋怎么洗？” / Ask me in a sentence, please.",
+        "en": "Ask me in a sentence, please, like “How do I wash canvas shoes?” / 请用一句话问我。",
     },
     "photo_seen": {"zh": "照片里我看到：{tags}。", "en": "In the photo I see: {tags}."},
     "photo_unseen": {
@@ -115,10 +117,104 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "+ or - rates the last answer, - may be followed by what I should have said; "
         "an empty line ends.",
     },
+    # Chat platforms: commands and what they say.
+    "command_start": {"zh": "认识一下 Solemate", "en": "Meet Solemate"},
+    "command_help": {"zh": "我能帮你做什么", "en": "What I can do for you"},
+    "command_new": {"zh": "换个话题，重新开始", "en": "Start a new conversation"},
+    "command_language": {"zh": "选择语言", "en": "Choose the language"},
+    "command_privacy": {"zh": "我会记住什么", "en": "What I remember"},
+    "command_forget": {"zh": "删除你的聊天记录", "en": "Delete your chats"},
+    "chat_commands": {
+        "zh": "直接把问题发给我就行，也可以发鞋的照片，一次最多 {photos} 张。"
+        "群里请 @我，或者回复我的消息。\n\n"
+        "觉得回答好不好，点一下下面的 👍 或 👎；点了 👎 可以告诉我该怎么说，我会学着改。\n\n"
+        "/new 换个话题\n/language 选择语言\n/privacy 我会记住什么\n/forget 删除聊天记录",
+        "en": "Just send me your question, or photos of shoes, up to {photos} at once. In a group, "
+        "mention me or reply to one of my messages.\n\n"
+        "Tell me with 👍 or 👎 how an answer was; after 👎 you can say what I should have said, "
+        "and I learn from it.\n\n"
+        "/new start a new conversation\n/language choose the language\n"
+        "/privacy what I remember\n/forget delete your chats",
+    },
+    "new_started": {
+        "zh": "好，我们重新开始。想聊哪双鞋？",
+        "en": "All right, a fresh start. Which shoes shall we talk about?",
+    },
+    "language_question": {
+        "zh": "你想让我用哪种语言回答？",
+        "en": "Which language shall I answer in?",
+    },
+    "language_auto": {"zh": "跟随我的消息", "en": "That of my messages"},
+    "language_chosen": {"zh": "好的，之后我用中文回答。", "en": "Fine, I will answer in English."},
+    "language_follows": {
+        "zh": "好的，你用哪种语言问，我就用哪种语言回答。",
+        "en": "Fine, I will answer in the language you write in.",
+    },
+    "privacy": {
+        "zh": "我会保存你的问题、照片、我的回答，还有你的评价和更正，{days} 天没有动静就删除。"
+        "{training}\n\n用 /forget 可以随时删除你和我单独聊天的记录；群里的记录到期才删。",
+        "en": "I keep your questions, photos, my answers, and your ratings and corrections; what "
+        "nobody touches for {days} days is deleted. {training}\n\n"
+        "With /forget you can delete your private chats with me at any time; what was said in "
+        "groups goes when its time is up.",
+    },
+    "privacy_trains": {
+        "zh": "评价和更正会用来改进我的回答。",
+        "en": "Ratings and corrections help to improve my answers.",
+    },
+    "privacy_trains_not": {
+        "zh": "聊天内容不会用来训练。",
+        "en": "Chats are not used for training.",
+    },
+    "forget_confirm": {
+        "zh": "删除你和我单独聊天的全部记录？问题、照片、回答和评价都会删掉，不能恢复。",
+        "en": "Delete everything from your private chats with me? Questions, photos, answers and "
+        "ratings go for good.",
+    },
+    "forgotten": {
+        "zh": "都删掉了。聊天窗口里的消息还在，要的话请你自己清空。",
+        "en": "All deleted. The messages you see here are yours to clear.",
+    },
+    "not_forgotten": {"zh": "好，什么都没删。", "en": "Fine, nothing was deleted."},
+    "stranger": {
+        "zh": "你好！我只为受邀的朋友服务，还不认识你。想用的话，请联系管理员。",
+        "en": "Hello! I only talk to people who were invited, and I do not know you yet. Please "
+        "ask my operator to let you in.",
+    },
+    "text_or_photo": {
+        "zh": "我只会看文字和照片。请把问题写下来，或者发一张鞋的照片。",
+        "en": "I can only read text and photos. Please write your question, or send a photo of "
+        "the shoe.",
+    },
+    "photo_not_fetched": {
+        "zh": "照片没能取到，请再发一次。",
+        "en": "I could not fetch the photo; please send it again.",
+    },
+    "ask_correction": {
+        "zh": "那我应该怎么回答？请直接回复这条消息。",
+        "en": "What should I have said? Please reply to this message.",
+    },
+    "correction_hint": {"zh": "写下更好的回答", "en": "A better answer"},
+    "correction_words": {
+        "zh": "请用文字写下更好的回答，回复刚才那条消息。",
+        "en": "Please write the better answer in words, as a reply to my last message.",
+    },
+    "correction_thanks": {
+        "zh": "谢谢你教我，我记下了。",
+        "en": "Thank you for teaching me, I have noted it.",
+    },
     # What the HTTP API refuses.
     "not_found": {
         "zh": "没有找到这个会话、消息或回复。",
         "en": "There is no such session, message or reply.",
+    },
+    "no_route": {
+        "zh": "API 里没有这个地址；有哪些地址，请看 /openapi.json。",
+        "en": "The API has nothing at this address; /openapi.json lists what there is.",
+    },
+    "wrong_method": {
+        "zh": "这个地址不接受这种请求方法，请用 {allowed}。",
+        "en": "This address does not take that method; use {allowed}.",
     },
     "not_saved": {
         "zh": "现在存不下来，什么都没有被记录。请稍后再试。",

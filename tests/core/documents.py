@@ -1,4 +1,4 @@
-"""What the tests of retrieval share: knowledge files, and an embedder that counts letters."""
+"""What the tests of retrieval share: options, knowledge files, an embedder that counts letters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from core.embedding import Vectors, unit
+from core.retrieval import RetrievalOptions
+
+OPTIONS = RetrievalOptions(top_k=3, dense_weight=0.5, fusion="weighted", min_relevance=0.0)
 
 
 class LetterEmbedder:

@@ -13,7 +13,13 @@ from PIL import Image
 
 from core.calibration import DEFAULT
 from core.engine import Engine, Options, Rewrite
-from core.errors import ImageRejected, MessageRejected, ModelUnavailable, NotFound
+from core.errors import (
+    ImageRejected,
+    MessageRejected,
+    ModelMissing,
+    ModelUnavailable,
+    NotFound,
+)
 from core.index import Index, Recipe
 from core.knowledge import Chunk
 from core.messages import (
@@ -66,11 +72,12 @@ class Desk:
             chunk("boots.en", "Chelsea boots", "Chelsea boots have elastic sides.", "en"),
         ]
         self.store, self.model = store, model
+        self.missing: list[str] = []
         self.retriever = Retriever(
             Snapshot(
                 Index.of(recipe, chunks), replace(DEFAULT, answer_from=0.03, clarify_from=0.02)
             ),
-            RetrievalOptions(top_k=2),
+            RetrievalOptions(2, 0.5, "weighted", 0.0),
         )
         self.engine = Engine(
             store=store,
@@ -78,6 +85,7 @@ class Desk:
             vision=eyes,
             model=model,
             choose_adapter=self.choose,
+            report_missing=self.missing.append,
             options=Options(
                 base_model="solemate",
                 sampling=Sampling(max_tokens=100, temperature=0.0),
@@ -168,6 +176,23 @@ async def test_a_failing_model_leads_to_a_quote_that_is_never_trained_on(
     assert reply.outcome is Outcome.QUOTED
     assert CANVAS in reply.text
     assert not reply.complete
+
+
+async def test_an_adapter_that_the_server_lost_gives_way_to_the_base_model(store: Store) -> None:
+    expert = desk(store, ModelMissing("There is none."), "一字拖适合泳池边穿，不适合跑步。")
+    reply = await expert.say("一字拖适合什么时候穿？")
+    assert reply.outcome is Outcome.ANSWERED
+    assert [asked.adapter for asked in expert.model.asked] == ["adapter-of-u1", "solemate"]
+    assert (await store.turn(reply.id)).reply.adapter == reply.adapter == "solemate"
+    assert expert.missing == ["adapter-of-u1"]
+
+
+async def test_a_missing_base_model_leads_to_a_quote_that_no_model_wrote(store: Store) -> None:
+    expert = desk(store, ModelMissing("There is none."))
+    reply = await expert.say("帆布鞋怎么洗？")
+    assert reply.outcome is Outcome.QUOTED
+    assert reply.adapter == ""
+    assert len(expert.model.asked) == 2
 
 
 async def test_a_question_about_something_else_is_refused_without_the_model(store: Store) -> None:
@@ -300,11 +325,23 @@ async def test_a_message_without_words_gets_a_friendly_hint(store: Store, text: 
     assert reply.outcome is Outcome.CLARIFY
 
 
-@pytest.mark.parametrize("text", ["스니커즈 세탁 방법", "как чистить кеды", "スニーカーの洗い方は"])
+@pytest.mark.parametrize(
+    "text",
+    ["스니커즈 세탁 방법", "как чистить кеды", "スニーカーのおすすめは", "Wie wasche ich Sneaker?"],
+)
 async def test_another_language_gets_a_sentence_in_both_of_ours(store: Store, text: str) -> None:
     reply = await desk(store).say(text)
     assert reply.outcome is Outcome.REFUSED
     assert "中文" in reply.text
+
+
+async def test_another_language_is_answered_in_english_where_retrieval_is_sure(
+    store: Store,
+) -> None:
+    here = desk(store, "Chelsea boots have elastic sides.")
+    reply = await here.say("Was für ein Schuh sind Chelsea boots?")
+    assert (reply.outcome, reply.language) == (Outcome.ANSWERED, "en")
+    assert reply.text == "Chelsea boots have elastic sides."
 
 
 async def test_hostile_photo_bytes_are_rejected(store: Store) -> None:

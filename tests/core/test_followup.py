@@ -1,6 +1,7 @@
 """Follow-ups: what goes on from an earlier question, and what stands alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,41 @@ def test_a_follow_up_is_searched_with_the_last_topic_and_photo() -> None:
 def test_a_new_photo_replaces_the_last_one() -> None:
     red = ImageTag("红色", "red", "颜色", 0.9)
     assert resolve("它防水吗", (turn(source="靴", tags=(BLUE,)),), (red,)).tags == (red,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["这双能下水吗", "这鞋怎么洗？", "那这双呢", "这个是什么材质", "Are these ok for rain?",
+     "What about this pair?"],
+)  # fmt: skip
+def test_a_question_about_its_own_new_photo_takes_nothing_from_before(text: str) -> None:
+    red = ImageTag("红色", "red", "颜色", 0.9)
+    turns = (turn(source="切尔西靴", tags=(BLUE,)),)
+    assert resolve(text, turns, (red,)) == Resolved(text, text, (red,))
+
+
+def test_the_same_photo_again_keeps_the_topic() -> None:
+    turns = (turn(source="切尔西靴", tags=(BLUE,)),)
+    assert resolve("这双防水吗", turns, (BLUE,)).query == "切尔西靴 这双防水吗"
+
+
+def test_a_photo_that_a_caller_hands_over_again_keeps_the_topic() -> None:
+    told = replace(turn("切尔西靴是什么？"), photo_again=True)
+    assert resolve("这双防水吗", (told, turn("鞋底呢")), (BLUE,)).query == "鞋底呢 这双防水吗"
+
+
+def test_a_season_does_not_point_at_the_photo() -> None:
+    turns = (turn(source="Chelsea boots"),)
+    resolved = resolve("Can I wear them this winter?", turns, (BLUE,))
+    assert resolved.query == "Chelsea boots Can I wear them this winter?"
+
+
+def test_without_a_photo_this_pair_is_the_one_before() -> None:
+    turns = (turn(source="Chelsea boots", tags=(BLUE,)),)
+    resolved = resolve("Is this pair waterproof?", turns, ())
+    assert resolved == Resolved(
+        "Is this pair waterproof?", "Chelsea boots Is this pair waterproof?", (BLUE,)
+    )
 
 
 def test_a_question_that_stands_alone_leaves_topic_and_photo_behind() -> None:

@@ -246,11 +246,11 @@ def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
 def test_vectors_are_found_changed_and_reloaded(tmp_path: Path, exact_limit: int) -> None:
     chance = np.random.default_rng(5)
     vectors = unit(chance.normal(size=(400, 16)).astype(np.float32))
-    dense = DenseIndex.build(np.arange(400), vectors, exact_limit=exact_limit)
+    dense = DenseIndex.build(np.arange(400), vectors, "cpu", exact_limit)
     extra = unit(np.ones((1, 16), np.float32))
     changed = dense.changed(np.array([3]), np.array([400]), extra)
     changed.save(tmp_path / "v.faiss")
-    loaded = DenseIndex.load(tmp_path / "v.faiss")
+    loaded = DenseIndex.load(tmp_path / "v.faiss", "cpu")
     assert loaded.search(extra[0], 1)[0].tolist() == [400]
     assert 3 not in loaded.search(vectors[3], 10)[0]
     assert dense.search(vectors[3], 1)[0].tolist() == [3]

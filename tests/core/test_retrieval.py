@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from core.knowledge import Chunk
 from core.messages import ImageTag, Language
 from core.retrieval import Query, Relevance, RetrievalOptions, Retriever, Snapshot
 from core.terms import Analyzer, load_lexicon
-from tests.core.documents import LetterEmbedder
+from tests.core.documents import OPTIONS, LetterEmbedder
 
 
 def chunk(name: str, title: str, text: str, lang: Language = "zh") -> Chunk:
@@ -53,7 +54,12 @@ def retriever(
     reranker: object = None,
 ) -> Retriever:
     index = Index.of(Recipe(analyzer, embedder), chunks)
-    return Retriever(Snapshot(index, DEFAULT), options or RetrievalOptions(), reranker)  # type: ignore[arg-type]
+    return Retriever(Snapshot(index, DEFAULT), options or OPTIONS, reranker)  # type: ignore[arg-type]
+
+
+def test_what_is_a_setting_has_no_default_of_its_own() -> None:
+    wanted = {field.name for field in fields(RetrievalOptions) if field.default is MISSING}
+    assert wanted == {field.name for field in fields(RetrievalOptions)} - {"depth"}
 
 
 async def test_a_clear_question_is_answered_by_its_passage(analyzer: Analyzer) -> None:
@@ -106,7 +112,7 @@ async def test_a_tag_helps_as_much_as_it_is_sure(analyzer: Analyzer) -> None:
 
 @pytest.mark.parametrize("fusion", ["weighted", "rrf"])
 async def test_both_legs_are_fused(analyzer: Analyzer, letters: Embedder, fusion: str) -> None:
-    options = RetrievalOptions(fusion=fusion, dense_weight=0.5)  # type: ignore[arg-type]
+    options = replace(OPTIONS, fusion=fusion)  # type: ignore[arg-type]
     search = retriever(analyzer, embedder=letters, options=options)
     ranking = await search.rank(Query("鞋带可以拆下来用温水手洗"))
     assert ranking.hits[0].chunk.id == "laces"
@@ -121,8 +127,8 @@ async def test_the_dense_leg_finds_what_shares_no_word(letters: Embedder) -> Non
 
 
 async def test_depth_does_not_change_with_the_number_given(analyzer: Analyzer) -> None:
-    one = retriever(analyzer, options=RetrievalOptions(top_k=1))
-    three = retriever(analyzer, options=RetrievalOptions(top_k=3))
+    one = retriever(analyzer, options=replace(OPTIONS, top_k=1))
+    three = retriever(analyzer, options=replace(OPTIONS, top_k=3))
     query = Query("鞋")
     first, second = await one.rank(query), await three.rank(query)
     assert [hit.chunk.id for hit in first.hits] == [hit.chunk.id for hit in second.hits]
@@ -138,7 +144,7 @@ async def test_a_reranker_has_the_last_word(analyzer: Analyzer) -> None:
 
 
 async def test_a_minimum_refuses_more_than_the_calibration(analyzer: Analyzer) -> None:
-    options = RetrievalOptions(min_relevance=1.0)
+    options = replace(OPTIONS, min_relevance=1.0)
     found = await retriever(analyzer, options=options).search(Query("鞋带 颜色"))
     assert found.relevance is Relevance.REFUSE
 

@@ -22,9 +22,10 @@ from core.calibration import (
 from core.errors import DataError
 from core.index import Index, Recipe
 from core.knowledge import Chunk
-from core.retrieval import Relevance, RetrievalOptions, Retriever, Snapshot
+from core.retrieval import Relevance, Retriever, Snapshot
 from core.retrieval_eval import Question, calibrate, evaluate, load_questions, search_batch
 from core.terms import Analyzer
+from tests.core.documents import OPTIONS
 
 NAMES = [
     "洞洞",
@@ -62,7 +63,7 @@ def retriever() -> Retriever:
         for number, name in enumerate(NAMES)
     ]
     index = Index.of(Recipe(Analyzer()), chunks)
-    return Retriever(Snapshot(index, DEFAULT_LEXICAL), RetrievalOptions())
+    return Retriever(Snapshot(index, DEFAULT_LEXICAL), OPTIONS)
 
 
 def questions() -> list[Question]:
@@ -114,7 +115,7 @@ def test_confidence_adds_up_to_certainty_at_most() -> None:
 
 async def test_calibration_hides_entries_to_learn_when_not_to_answer() -> None:
     search = retriever()
-    calibration = await calibrate(search, questions())
+    calibration = await calibrate(search, questions(), wrong=0.3, refused=0.25)
     assert calibration.knowledge == search.snapshot.index.digest
     assert calibration.point is not None
     assert calibration.point.answered > 0.9
@@ -127,6 +128,15 @@ async def test_the_report_counts_by_language_style_and_distance() -> None:
     assert [one.name for one in report.outcomes] == ["plain", "far"]
     assert report.outcomes[1].refused == 1.0
     assert report.auroc_far == 1.0
+
+
+async def test_without_questions_nothing_is_measured_or_fitted(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n\n", "utf-8")
+    with pytest.raises(DataError, match="no question to ask"):
+        await evaluate(retriever(), load_questions(path))
+    with pytest.raises(DataError, match="no question to ask"):
+        await calibrate(retriever(), load_questions(path), wrong=0.3, refused=0.25)
 
 
 async def test_a_batch_lists_documents_with_falling_scores() -> None:

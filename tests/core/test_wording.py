@@ -1,5 +1,6 @@
 """Every sentence exists in both languages with the same blanks; languages are told apart."""
 
+import json
 import re
 from pathlib import Path
 from string import Formatter
@@ -15,11 +16,12 @@ from core.errors import (
     StoreError,
 )
 from core.language import language_of
-from core.messages import ImageTag
+from core.messages import ImageTag, Language
 from core.smalltalk import _KINDS
 from core.wording import SENTENCES, apology, ask_back, describe_photo, photo_differs, say
 
 CODE = re.compile(r'(?:\bcode ?=|Refused\(\d{3},) ?"(\w+)"')
+DATA = Path(__file__).parents[2] / "data"
 BLUE = ImageTag("蓝色", "blue", "颜色", 0.9)
 MAYBE = ImageTag("板鞋", "skate shoe", "类型", 0.5, sure=False)
 
@@ -59,10 +61,42 @@ def test_values_are_not_formats() -> None:
         ("운동화는 어떻게 빨아요?", None),
         ("Как мыть кеды?", None),
         ("كيف أغسل الحذاء؟", None),
+        ("wash canvas كيف أغسل الحذاء", None),
+        ("Wie wasche ich Leinenschuhe?", None),
+        ("Sind Chelsea Boots wasserdicht?", None),
+        ("Comment laver des chaussures en toile ?", None),
+        ("¿Cómo lavo las zapatillas de lona?", None),
+        ("Come lavare le scarpe di tela?", None),
+        ("Como lavar tênis de lona?", None),
+        ("Hoe was ik canvas schoenen?", None),
+        ("Jak prać buty płócienne?", None),
+        ("Bez ayakkabı nasıl yıkanır?", None),
+        ("Le Coq Sportif sizing?", "en"),
+        ("La Sportiva or Hermès?", "en"),
+        ("Are Hermès sandals from La Rive any good?", "en"),
+        ("What does Schuhe und Stiefel mean in English?", "en"),
+        ("GORE-TEX?", "en"),
+        ("suede", "en"),
     ],
 )
 def test_the_language_of_a_text(text: str, language: str | None) -> None:
     assert language_of(text) == language
+
+
+@pytest.mark.parametrize("file", ["questions.jsonl", "unanswerable.jsonl", "eval/retrieval.jsonl"])
+def test_no_question_in_our_languages_is_taken_for_a_foreign_one(file: str) -> None:
+    lines = (DATA / file).read_text("utf-8").splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    assert [question for question in questions if language_of(question) is None] == []
+
+
+@pytest.mark.parametrize("key", ["other_language", "no_words"])
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_who_may_read_neither_language_best_is_told_in_both(key: str, language: Language) -> None:
+    sentence = say(key, language)
+    halves = sentence.split(" / ")
+    assert sorted(language_of(half) or "" for half in halves) == ["en", "zh"]
+    assert "\n" not in sentence
 
 
 def test_choices_are_listed_as_people_say_them() -> None:
