@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from bots.web.completions import completion_routes
+from bots.web.completions import completion_routes, openai_shape
 from bots.web.desk import Desk
 from bots.web.health import (
     Condition,
@@ -27,13 +27,16 @@ from bots.web.health import (
     check_all,
     inbox_health,
     overall,
+    writing_health,
 )
 from bots.web.http import (
     EventStream,
     Gate,
+    caller_of,
     language_wanted,
     own_origins,
     plain_shape,
+    refusing_routes,
     remember_text,
     route_class,
     stream_events,
@@ -180,12 +183,18 @@ def create_api(desk: Desk, *, parts: Mapping[str, HealthCheck], options: ApiOpti
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
-    app.include_router(_chat_routes(desk, gate, options))
-    app.include_router(_session_routes(desk, gate))
-    app.include_router(_state_routes(desk, parts, gate))
-    app.include_router(
-        completion_routes(desk, gate, model_name=options.model_name, max_tokens=options.max_tokens)
+    openai = completion_routes(
+        desk, gate, model_name=options.model_name, max_tokens=options.max_tokens
     )
+    for router, shape in (
+        (_chat_routes(desk, gate, options), plain_shape),
+        (_session_routes(desk, gate), plain_shape),
+        (_state_routes(desk, parts, gate), plain_shape),
+        (openai, openai_shape),
+    ):
+        app.include_router(router)
+        # The page's application stands behind the API and would answer with a page of its own.
+        app.router.routes += refusing_routes(router, gate, shape)
     return app
 
 
@@ -200,17 +209,24 @@ def _chat_routes(desk: Desk, gate: Gate, options: ApiOptions) -> APIRouter:
         photo = await asyncio.to_thread(decode_base64, body.image, desk.photo_limits)
         return replace(message, images=(photo,))
 
+    async def asked(
+        body: ChatRequest, message: UserMessage, request: Request
+    ) -> AsyncGenerator[Event, None]:
+        # A session of its own for each question must not mean limits of its own, too.
+        sender = None if body.session_id else caller_of(request)
+        return await desk.ask(message, sender=sender)
+
     @router.post("/chat")
     async def chat(body: ChatRequest, request: Request) -> Answer:
         """Ask, and wait for the whole answer."""
-        events = await desk.ask(await taken(body, request))
+        events = await asked(body, await taken(body, request), request)
         return Answer.of(await _reply(events), datetime.now(UTC))
 
     @router.post("/chat/stream", response_class=StreamingResponse)
     async def stream(body: ChatRequest, request: Request) -> EventStream:
         """Ask, and read the answer while it is made."""
         message = await taken(body, request)
-        events = await desk.ask(message)
+        events = await asked(body, message, request)
         return EventStream(stream_events(_as_json(events, message), request, plain_shape))
 
     @router.get("/chat/stream/{session_id}/{message_id}", response_class=StreamingResponse)
@@ -268,7 +284,7 @@ def _state_routes(desk: Desk, parts: Mapping[str, HealthCheck], gate: Gate) -> A
 
     async def store() -> PartHealth:
         await desk.store.owner_of("")
-        return PartHealth()
+        return await writing_health(desk.store)
 
     async def inbox() -> PartHealth:
         return await inbox_health(desk.inbox)

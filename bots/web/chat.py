@@ -17,12 +17,13 @@ from nicegui import app as pages
 from nicegui.events import GenericEventArguments
 
 from bots.web.chat_message import Answer, Asked, Question, choice_button
-from bots.web.chat_routes import chat_routes, is_id, may_enter, photos_of
+from bots.web.chat_routes import chat_routes, is_id, may_enter, photos_of, unanswered
 from bots.web.composer import Composer
 from bots.web.desk import Desk
 from bots.web.elements import LOGO, Button, Tag, drawing, logo
 from bots.web.person import LANGUAGE_COOKIE, Person, person_of
 from core.errors import SolemateError
+from core.inbox import DeadLetter
 from core.messages import Platform, Turn
 from core.wording import apology
 
@@ -95,7 +96,7 @@ class ChatPage:
         words = self._person.words
         ui.add_head_html(_HEAD.format(language=_HTML_LANGUAGE[self._person.language]))
         ui.page_title(words("page_title"))
-        turns = await self._desk.conversation(self._conversation_id)
+        said = await self._said()
         with Tag("div", classes="shell", data_reconnecting=words("reconnecting")):
             self._build_sidebar()
             with Tag("main", classes="main"):
@@ -105,9 +106,9 @@ class ChatPage:
         self._build_confirmation()
         self._live = Tag("div", classes="unseen", aria_live="polite", role="status")
         await self._list_conversations()
-        for turn in turns:
-            await self._show_turn(turn)
-        if not turns:
+        for one in said:
+            await (self._show_turn(one) if isinstance(one, Turn) else self._show_dead(one))
+        if not said:
             self._build_welcome()
         self._client.on_connect(self._catch_up)
 
@@ -240,6 +241,18 @@ class ChatPage:
                 data_conversation=conversation_id,
             )
 
+    async def _said(self) -> list[Turn | DeadLetter]:
+        """The conversation so far, oldest first, with what was put aside after an apology."""
+        turns = await self._desk.conversation(self._conversation_id)
+        answered = {turn.message_id for turn in turns}
+        letters = await self._desk.inbox.dead_letters(self._conversation_id)
+        dead = [letter for letter in letters if letter.message.id not in answered]
+        return sorted((*turns, *dead), key=_moment)
+
+    async def _show_dead(self, letter: DeadLetter) -> None:
+        answer = await self._open_exchange(letter.message.id, letter.message.text)
+        answer.fail(self._person.words("failed"))
+
     async def _show_turn(self, turn: Turn) -> None:
         answer = await self._open_exchange(turn.message_id, turn.question)
         verdict = await self._desk.store.verdict(turn.reply.id, self._person.user_id)
@@ -303,8 +316,8 @@ class ChatPage:
         await self._list_conversations()
 
     async def _question_text(self, message_id: str) -> str | None:
-        waiting = await self._desk.inbox.pending(self._conversation_id)
-        for message in waiting:
+        # A message can fail before the browser says that it was taken.
+        for message in await unanswered(self._desk, self._conversation_id):
             if message.id == message_id:
                 return message.text
         turn = await self._desk.store.answered(Platform.WEB, self._conversation_id, message_id)
@@ -355,3 +368,7 @@ class ChatPage:
     def _announce(self, text: str) -> None:
         """Let a screen reader say it once the person pauses."""
         self._live.text = text
+
+
+def _moment(one: Turn | DeadLetter) -> float:
+    return one.asked_at if isinstance(one, Turn) else one.at

@@ -38,8 +38,8 @@ async def may_enter(desk: Desk, conversation_id: str, user_id: str) -> bool:
     """Whether a conversation is this person's, or nobody's yet."""
     owner = await desk.store.owner_of(conversation_id)
     if owner is None:
-        waiting = await desk.inbox.pending(conversation_id)
-        owner = waiting[0].user_id if waiting else user_id
+        messages = await unanswered(desk, conversation_id)
+        owner = messages[0].user_id if messages else user_id
     return owner == user_id
 
 
@@ -85,9 +85,16 @@ def chat_routes(desk: Desk) -> APIRouter:
     return routes
 
 
+async def unanswered(desk: Desk, conversation_id: str) -> list[UserMessage]:
+    """Messages that wait for their answer, and those that were put aside without one."""
+    waiting = await desk.inbox.pending(conversation_id)
+    dead = await desk.inbox.dead_letters(conversation_id)
+    return [*waiting, *(letter.message for letter in dead)]
+
+
 async def photos_of(desk: Desk, conversation_id: str, message_id: str) -> list[bytes]:
-    """A message's photos as safe JPEGs, whether it is answered or waits for its answer."""
-    for message in await desk.inbox.pending(conversation_id):
+    """A message's photos as safe JPEGs, whether it is answered, waits, or got an apology."""
+    for message in await unanswered(desk, conversation_id):
         if message.id == message_id:
             return list(message.images)
     return await desk.store.photos_of(conversation_id, message_id)

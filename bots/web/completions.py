@@ -7,12 +7,11 @@ https://platform.openai.com/docs/api-reference/chat.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -26,6 +25,7 @@ from bots.web.http import (
     Gate,
     Problem,
     Refused,
+    caller_of,
     language_wanted,
     remember_text,
     route_class,
@@ -163,7 +163,7 @@ class _Expert:
             id=uuid.uuid4().hex,
             platform=Platform.API,
             conversation_id=f"api:{uuid.uuid4()}",
-            user_id=_caller(body, request),
+            user_id=caller_of(request, body.user),
             text=last.text,
             images=await asyncio.to_thread(self._photos, _photo_urls(body.messages)),
             language=language_wanted(last.text, request),
@@ -342,18 +342,26 @@ def _finish_reason(reply: Reply) -> Literal["stop", "length"]:
 
 def _history(messages: Sequence[Message], message: UserMessage) -> tuple[Turn, ...]:
     """The rounds before the last message, as turns of its conversation."""
+    photos = set(_photo_urls(messages))
     rounds = list(_rounds(messages[:-1]))[-_ROUNDS:]
-    return tuple(_said_before(question, answer, message) for question, answer in rounds)
+    return tuple(
+        replace(
+            _said_before(question.text, answer.text, message),
+            photo_again=bool(photos) and photos <= set(question.photo_urls),
+        )
+        for question, answer in rounds
+    )
 
 
-def _rounds(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
+def _rounds(messages: Sequence[Message]) -> Iterator[tuple[Message, Message]]:
     """Questions with their answers; what stands alone is no round."""
     for one, other in zip(messages, messages[1:], strict=False):
         if one.role == "user" and other.role == "assistant":
-            yield one.text[:_ROUND_CHARACTERS], other.text[:_ROUND_CHARACTERS]
+            yield one, other
 
 
 def _said_before(question: str, answer: str, message: UserMessage) -> Turn:
+    question, answer = question[:_ROUND_CHARACTERS], answer[:_ROUND_CHARACTERS]
     reply = Reply(
         id="",
         conversation_id=message.conversation_id,
@@ -381,13 +389,6 @@ def _photo_urls(messages: Sequence[Message]) -> list[str]:
     if last.photo_urls or not points_back(last.text):
         return last.photo_urls
     return next((one.photo_urls for one in reversed(earlier) if one.photo_urls), [])
-
-
-def _caller(body: CompletionRequest, request: Request) -> str:
-    """Who is asking: the caller's user if it names one, else its machine; never in plain text."""
-    host = request.client.host if request.client else ""
-    who = f"user {body.user}" if body.user else f"host {host}"
-    return f"api:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
 
 
 def _now() -> int:

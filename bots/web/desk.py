@@ -30,15 +30,18 @@ class Desk:
     photo_limits: PhotoLimits
     expire_seconds: float
 
-    async def ask(self, message: UserMessage) -> AsyncGenerator[Event, None]:
+    async def ask(
+        self, message: UserMessage, *, sender: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Commit a message and return its answer's events; the same message is answered once.
 
         The message is checked and committed when this returns, before the first event. Raises
-        `MessageRejected`, `ImageRejected` and `Busy` for what cannot be taken.
+        `MessageRejected`, `ImageRejected` and `Busy` for what cannot be taken; `sender` is whose
+        limits count, by default those of the message's person.
         """
         self.engine.check(message)
         safe = [await asyncio.to_thread(self._safe, image) for image in message.images]
-        fresh = await self.lanes.submit(replace(message, images=tuple(safe)))
+        fresh = await self.lanes.submit(replace(message, images=tuple(safe)), sender=sender)
         if fresh:
             return self.feeds.open(message.conversation_id, message.id).follow()
         return self.follow(message.platform, message.conversation_id, message.id)

@@ -10,8 +10,10 @@ from typing import Any
 
 import structlog
 
-from core.errors import SolemateError
+from core.errors import SolemateError, StoreError
 from core.inbox import Inbox
+from core.registry import Registry
+from core.store import Store
 
 log = structlog.get_logger()
 
@@ -56,6 +58,28 @@ def overall(parts: Mapping[str, PartHealth]) -> Condition:
     conditions = {part.condition for part in parts.values()}
     worst = (Condition.DOWN, Condition.DEGRADED)
     return next((one for one in worst if one in conditions), Condition.OK)
+
+
+async def writing_health(store: Store) -> PartHealth:
+    """Whether messages and thumbs can be committed."""
+    try:
+        await store.check_writing()
+    except StoreError as exc:
+        log.warning("store_unwritable", error=str(exc))
+        advice = "Nothing can be saved, so messages and thumbs are refused: is the disk full?"
+        return PartHealth(Condition.DOWN, advice)
+    return PartHealth()
+
+
+async def adapter_health(registry: Registry) -> PartHealth:
+    """Whether the adapter that should answer does."""
+    live = registry.live
+    if live is None:
+        return PartHealth()
+    if registry.complete:
+        return PartHealth(detail=f"{live.name} answers.")
+    advice = f"{live.name} is not loaded, so the model answers without it; the log says why."
+    return PartHealth(Condition.DEGRADED, advice)
 
 
 async def inbox_health(inbox: Inbox) -> PartHealth:

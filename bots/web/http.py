@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
+from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from bots.metrics import Metrics
@@ -128,6 +131,43 @@ def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
     return GatedRoute
 
 
+def refusing_routes(router: APIRouter, gate: Gate, shape: ErrorShape) -> list[Route]:
+    """Routes to add behind a router's own: they refuse whatever else lies under its paths."""
+    routes = [route for route in router.routes if isinstance(route, Route)]
+    folders = sorted({route.path.split("/")[1] for route in routes})
+    refuse = _Refusal(routes, gate, shape)
+    return [Route(f"/{name}{rest}", refuse) for name in folders for rest in ("", "/{rest:path}")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """An application that answers 405 where a route knows the path, with `Allow`, and else 404."""
+
+    routes: Sequence[Route]
+    gate: Gate
+    shape: ErrorShape
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = ", ".join(sorted(self._methods(scope)))
+        refused = (
+            Refused(405, "wrong_method", allowed=allowed) if allowed else Refused(404, "no_route")
+        )
+        response = error_response(explain(refused, Request(scope)), self.shape)
+        if allowed:
+            response.headers["Allow"] = allowed
+        self.gate.metrics.served("none", response.status_code)
+        await response(scope, receive, send)
+
+    def _methods(self, scope: Scope) -> set[str]:
+        """What the routes at this path can be asked with."""
+        return {
+            method
+            for route in self.routes
+            if route.matches(scope)[0] is Match.PARTIAL
+            for method in route.methods or ()
+        }
+
+
 async def stream_events(
     events: AsyncGenerator[dict[str, Any], None], request: Request, shape: ErrorShape
 ) -> AsyncGenerator[str, None]:
@@ -178,6 +218,13 @@ def error_response(problem: Problem, shape: ErrorShape) -> Response:
 def plain_shape(problem: Problem) -> dict[str, Any]:
     """`{"error": {"code", "message"}}`."""
     return {"error": {"code": problem.code, "message": problem.message}}
+
+
+def caller_of(request: Request, name: str | None = None) -> str:
+    """Who is asking: the name a caller gives, else its machine; never in plain text."""
+    host = request.client.host if request.client else ""
+    who = f"user {name}" if name else f"host {host}"
+    return f"api:{hashlib.sha256(who.encode()).hexdigest()[:32]}"
 
 
 def remember_text(request: Request, text: str) -> None:

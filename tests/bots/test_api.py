@@ -453,6 +453,54 @@ async def test_a_body_that_is_too_large_is_refused_while_it_is_read(tmp_path: Pa
     assert error_of(announced)[:2] == (413, "body_large")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/chat", "POST"),
+        ("PROPFIND", "/chat", "POST"),
+        ("PUT", "/feedback", "POST"),
+        ("POST", "/session/s", "DELETE, GET"),
+        ("DELETE", "/health", "GET"),
+        ("POST", "/metrics", "GET"),
+        ("POST", "/chat/stream/s/m", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(
+    tmp_path: Path, method: str, path: str, allowed: str
+) -> None:
+    async with api(tmp_path) as (http, _):
+        response = await http.request(method, path)
+    assert error_of(response)[:2] == (405, "wrong_method")
+    assert response.headers["allow"] == allowed
+    assert allowed in error_of(response)[2]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/chat/nothing"),
+        ("POST", "/chat/"),
+        ("GET", "/session"),
+        ("DELETE", "/session/s/turns"),
+        ("GET", "/health/store"),
+        ("GET", "/metrics/"),
+        ("POST", "/feedback/x"),
+    ],
+)
+async def test_an_unknown_path_of_the_api_is_refused_in_its_own_shape(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    async with api(tmp_path) as (http, _):
+        response = await http.request(method, path, headers={"accept-language": "zh"})
+        others = await http.get("/chatty")
+        figures = await http.get("/metrics")
+    assert error_of(response)[:2] == (404, "no_route")
+    assert "没有这个地址" in error_of(response)[2]
+    assert "allow" not in response.headers
+    assert "error" not in others.json()
+    assert 'solemate_http_requests_total{route="none",status="404"} 1.0' in figures.text
+
+
 async def test_too_many_messages_are_told_when_to_come_back(tmp_path: Path) -> None:
     allowance = Allowance(messages_per_minute=1, photos_per_minute=1, messages_per_day=9)
     body = {**QUESTION, "session_id": "s"}
@@ -461,6 +509,26 @@ async def test_too_many_messages_are_told_when_to_come_back(tmp_path: Path) -> N
         response = await http.post("/chat", json=body)
     assert error_of(response)[:2] == (429, "busy")
     assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_callers_without_a_session_are_known_by_their_address(
+    tmp_path: Path, path: str
+) -> None:
+    allowance = Allowance(messages_per_minute=2, photos_per_minute=1, messages_per_day=9)
+    async with api(tmp_path, allowance=allowance) as (http, desk):
+        app = api_of(desk)
+        asked = [
+            # What a header says about the address is not believed.
+            await http.post(path, json=QUESTION, headers={"x-forwarded-for": f"10.0.0.{number}"})
+            for number in range(3)
+        ]
+        named = await http.post(path, json={**QUESTION, "session_id": "s"})
+        elsewhere = httpx.ASGITransport(app, client=("203.0.113.9", 1))
+        async with httpx.AsyncClient(transport=elsewhere, base_url="http://127.0.0.1:8080") as far:
+            other = await far.post(path, json=QUESTION)
+    assert [response.status_code for response in asked] == [200, 200, 429]
+    assert (named.status_code, other.status_code) == (200, 200)
 
 
 async def test_a_full_conversation_is_told_to_wait(tmp_path: Path) -> None:
@@ -566,6 +634,25 @@ async def test_health_names_each_part(
     assert list(body["parts"]) == ["store", "index", "vision", "model", "inbox"]
     assert body["parts"]["inbox"] == {"status": "ok", "waiting": 0, "oldest_seconds": 0.0}
     assert "secret" not in response.text
+
+
+async def test_health_is_down_while_nothing_can_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api(tmp_path) as (http, desk):
+
+        async def full() -> None:
+            raise StoreError("no room at /secret/place")
+
+        monkeypatch.setattr(desk.store, "check_writing", full)
+        ill = await http.get("/health")
+        monkeypatch.undo()
+        well = await http.get("/health")
+    assert (ill.status_code, ill.json()["status"]) == (503, "down")
+    assert ill.json()["parts"]["store"]["status"] == "down"
+    assert "Nothing can be saved" in ill.json()["parts"]["store"]["detail"]
+    assert "secret" not in ill.text
+    assert (well.status_code, well.json()["status"]) == (200, "ok")
 
 
 async def test_metrics_count_answers_thumbs_and_requests(tmp_path: Path) -> None:

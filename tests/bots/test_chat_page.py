@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import shutil
 import socket
 import threading
@@ -23,6 +24,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Route,
     expect,
     sync_playwright,
 )
@@ -33,7 +35,7 @@ from bots.lanes import Allowance, Lanes, Limits
 from bots.web.chat import mount_chat
 from bots.web.desk import Desk
 from core.engine import Engine, Options
-from core.errors import StoreError
+from core.errors import SolemateError, StoreError
 from core.inbox import Inbox
 from core.messages import Feedback, ImageTag, Passage, Platform, Rating, Reason
 from core.model import Sampling
@@ -45,6 +47,8 @@ from core.wording import say
 from tests.fakes import FakeRetriever, FakeVision, RetellingModel
 
 T = TypeVar("T")
+
+expect.set_options(timeout=20_000)
 
 MAX_CHARACTERS = 400
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
@@ -791,6 +795,57 @@ def test_a_message_that_got_no_answer_comes_back_into_the_box(
     visitor.box.press("Enter")
     expect(visitor.page.locator(".answer .problem")).to_have_text(say("failed", "zh"))
     expect(visitor.box).to_have_value("帆布鞋怎么洗？")
+
+
+def test_a_message_that_fails_before_the_browser_hears_of_it_gets_its_apology(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise OSError("The index is gone.")
+
+    async def failed(conversation_id: str, message_id: str) -> None:
+        with pytest.raises(SolemateError):
+            async for _ in visitor.site.desk.follow(Platform.WEB, conversation_id, message_id):
+                pass
+
+    def answer_late(route: Route) -> None:
+        response = route.fetch()
+        form = str(route.request.post_data)
+        fields = dict(re.findall(r'name="(\w+)"\s+(\w+)', form))
+        visitor.site.run(failed(fields["conversation"], fields["id"]))
+        route.fulfill(response=response)
+
+    visitor = visit()
+    monkeypatch.setattr(visitor.site.retriever, "search", broken)
+    visitor.page.route("**/page/messages", answer_late)
+    visitor.box.fill("帆布鞋怎么洗？")
+    visitor.box.press("Enter")
+    expect(visitor.page.locator(".bubble")).to_have_text("帆布鞋怎么洗？")
+    expect(visitor.page.locator(".answer .problem")).to_have_text(say("failed", "zh"))
+
+
+def test_a_message_that_got_no_answer_stays_in_its_place_with_the_apology(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise OSError("The index is gone.")
+
+    visitor = visit()
+    visitor.ask("帆布鞋怎么洗？")
+    with monkeypatch.context() as patch:
+        patch.setattr(visitor.site.retriever, "search", broken)
+        visitor.page.locator("input[type=file]").set_input_files(picked())
+        visitor.box.fill("帆布会发黄吗？")
+        visitor.box.press("Enter")
+        expect(visitor.page.locator(".answer .problem")).to_have_text(say("failed", "zh"))
+    visitor.ask("帆布鞋能机洗吗？")
+    visitor.reload()
+    expect(visitor.page.locator(".bubble")).to_have_text(
+        ["帆布鞋怎么洗？", "帆布会发黄吗？", "帆布鞋能机洗吗？"]
+    )
+    expect(visitor.page.locator(".answer").nth(1)).to_have_text(say("failed", "zh"))
+    shown = "image => image.decode().then(() => image.naturalWidth)"
+    assert visitor.page.locator(".question img").first.evaluate(shown) == 320
 
 
 def test_a_page_that_cannot_be_read_from_the_store_says_so(

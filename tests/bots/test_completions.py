@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import sqlalchemy as sa
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image
 
@@ -20,6 +21,7 @@ from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.errors import ModelUnavailable
 from core.model import Piece
+from core.store import turns
 from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk
 from tests.fakes import FakeChatModel
 
@@ -47,15 +49,16 @@ async def expert(
         yield one
 
 
-def photo_part(size: tuple[int, int] = (32, 32)) -> Any:
+def photo_part(size: tuple[int, int] = (32, 32), colour: str = "white") -> Any:
     file = io.BytesIO()
-    Image.new("RGB", size, "white").save(file, "PNG")
+    Image.new("RGB", size, colour).save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
     return {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
 
 
-def with_photo(text: str) -> ChatCompletionMessageParam:
-    return {"role": "user", "content": [{"type": "text", "text": text}, photo_part()]}
+def with_photo(text: str, colour: str = "white") -> ChatCompletionMessageParam:
+    photo = photo_part(colour=colour)
+    return {"role": "user", "content": [{"type": "text", "text": text}, photo]}
 
 
 async def test_an_answer_has_the_shape_of_openais(tmp_path: Path) -> None:
@@ -143,6 +146,35 @@ async def test_a_follow_up_is_about_the_photo_before(tmp_path: Path) -> None:
     async with expert(tmp_path, model) as client:
         await client.chat.completions.create(model="solemate", messages=messages)
     assert "Photo: white 90%" in model.asked[0].prompt[-1].content
+
+
+@pytest.mark.parametrize(
+    ("message", "searched"),
+    [
+        (with_photo("Are these canvas too?", "red"), "Are these canvas too?"),
+        (with_photo("Are these canvas too?"), "How do I wash canvas? Are these canvas too?"),
+        (
+            {"role": "user", "content": "Are these canvas too?"},
+            "How do I wash canvas? Are these canvas too?",
+        ),
+    ],
+    ids=["another photo", "the same photo", "no photo"],
+)
+async def test_a_new_photo_leaves_the_topic_of_the_history_behind(
+    tmp_path: Path, message: ChatCompletionMessageParam, searched: str
+) -> None:
+    messages: list[ChatCompletionMessageParam] = [
+        with_photo("How do I wash canvas?"),
+        {"role": "assistant", "content": ANSWER},
+        message,
+    ]
+    async with open_desk(tmp_path) as desk, openai_client(desk) as client:
+        answer = await client.chat.completions.create(model="solemate", messages=messages)
+        queries = await desk.store.run(
+            lambda connection: connection.execute(sa.select(turns.c.query)).scalars().all()
+        )
+    assert answer.choices[0].message.content
+    assert queries == [searched]
 
 
 async def test_the_history_is_the_messages_sent_along(tmp_path: Path) -> None:
@@ -266,6 +298,27 @@ async def test_errors_have_the_shape_of_openais(
     assert isinstance(caught.value.body, dict)
     assert set(caught.value.body) == {"message", "type", "param", "code"}
     assert (caught.value.code, caught.value.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("get", "/chat/completions", 405, "POST"),
+        ("post", "/models", 405, "GET"),
+        ("post", "/embeddings", 404, None),
+        ("get", "/", 404, None),
+    ],
+)
+async def test_what_is_not_there_is_refused_in_the_shape_of_openais(
+    tmp_path: Path, method: str, path: str, status: int, allowed: str | None
+) -> None:
+    async with expert(tmp_path) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await getattr(client, method)(path, cast_to=object)
+    assert caught.value.status_code == status
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.code == ("wrong_method" if allowed else "no_route")
+    assert caught.value.response.headers.get("allow") == allowed
 
 
 async def test_too_many_calls_are_told_when_to_come_back(tmp_path: Path) -> None:

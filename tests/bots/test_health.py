@@ -1,0 +1,51 @@
+"""What the health page says about single parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from bots.web.health import Condition, PartHealth, adapter_health
+from core.messages import Adapter
+from core.model import OpenAIChatModel
+from core.registry import Registry
+
+SPOKEN = Adapter("spoken", None, "solemate")
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[OpenAIChatModel]:
+    """A client of a server that was started with the adapter."""
+
+    async def models(_: Request) -> JSONResponse:
+        return JSONResponse({"data": [{"id": "solemate"}, {"id": "spoken"}]})
+
+    transport = httpx2.ASGITransport(Starlette(routes=[Route("/v1/models", models)]))
+    async with OpenAIChatModel(
+        "http://server/v1",
+        "key",
+        base_model="solemate",
+        first_token_seconds=5,
+        deadline_seconds=20,
+        http_client=httpx2.AsyncClient(transport=transport),
+    ) as client:
+        yield client
+
+
+async def test_an_adapter_that_does_not_answer_degrades_the_answers(model: OpenAIChatModel) -> None:
+    registry = Registry(model, "solemate", SPOKEN)
+    found = await adapter_health(registry)
+    assert found.condition is Condition.DEGRADED
+    assert "spoken is not loaded" in found.detail
+    await registry.reconcile()
+    assert await adapter_health(registry) == PartHealth(detail="spoken answers.")
+
+
+async def test_no_adapter_is_as_well_as_one_that_answers(model: OpenAIChatModel) -> None:
+    assert await adapter_health(Registry(model, "solemate", None)) == PartHealth()
