@@ -1,0 +1,1 @@
+"""Telegram: its updates become messages and verdicts, and answers become its messages."""

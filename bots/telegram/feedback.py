@@ -1,0 +1,150 @@
+"""Thumbs, reasons and better answers: committed first, then acknowledged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from telegram import (
+    CallbackQuery,
+    ForceReply,
+    Message,
+    MessageReactionUpdated,
+    ReactionTypeEmoji,
+    User,
+)
+
+from bots.buttons import THUMBS, Thumb, Why
+from bots.metrics import Metrics
+from bots.telegram import keyboards
+from bots.telegram.people import language_for
+from bots.telegram.place import Place, place_from, user_id_of
+from bots.telegram.talk import Talk
+from core.engine import Engine
+from core.errors import NotFound
+from core.inbox import Inbox, Post
+from core.messages import Feedback, Language, Platform, Rating, Turn
+from core.store import Store
+from core.wording import say
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Turns presses, reactions and corrections into feedback."""
+
+    bot_id: int
+    engine: Engine
+    store: Store
+    inbox: Inbox
+    metrics: Metrics
+    talk: Talk
+
+    async def on_press(self, query: CallbackQuery, press: Thumb | Why, place: Place) -> None:
+        """Commit a press of a button under an answer, then acknowledge it."""
+        language = await language_for(self.store, query.from_user)
+        rating = press.rating if isinstance(press, Thumb) else Rating.DOWN
+        reason = press.reason if isinstance(press, Why) else None
+        user_id = user_id_of(query.from_user.id)
+        turn = await self._rate(Feedback(press.reply_id, user_id, rating, reason), place)
+        if turn is None:
+            self.talk.notice(query.id, say("not_found", language))
+            return
+        self.talk.notice(query.id, say("feedback_thanks", language))
+        if query.message is None:
+            return
+        number = query.message.message_id
+        if isinstance(press, Thumb):
+            self._show_verdict(place, number, turn, rating, language)
+            return
+        chosen = None if place.is_group else rating
+        self.talk.change_keyboard(place, number, keyboards.thumbs(press.reply_id, chosen))
+        if press.reason is not None:
+            self.talk.errands.run(self._ask_correction(place, number, turn, language))
+
+    async def on_reaction(self, reaction: MessageReactionUpdated) -> None:
+        """Commit a 👍 or 👎 that was put on an answer; one that is taken off changes nothing."""
+        rating = _rating_of(reaction)
+        if rating is None or reaction.user is None:
+            return
+        chat = Place(self.bot_id, reaction.chat.id)
+        reply_id = await self.inbox.reply_of_post(chat.chat, str(reaction.message_id), "answer")
+        if reply_id is None:
+            return
+        user_id = user_id_of(reaction.user.id)
+        turn = await self._rate(Feedback(reply_id, user_id, rating), chat)
+        if turn is None:
+            return
+        posts = await self.inbox.answer_posts(turn.reply.conversation_id, turn.message_id)
+        language = await language_for(self.store, reaction.user)
+        self._show_verdict(chat, int(posts[-1].id), turn, rating, language)
+
+    async def on_correction(self, message: Message, user: User, place: Place) -> bool:
+        """Commit what we should have said, if the message replies to our asking for it."""
+        asked = message.reply_to_message
+        if asked is None:
+            return False
+        reply_id = await self.inbox.reply_of_post(place.chat, str(asked.message_id), "correction")
+        if reply_id is None:
+            return False
+        language = await language_for(self.store, user)
+        correction = (message.text or message.caption or "").strip()
+        if not correction:
+            self.talk.say(place, say("correction_words", language))
+            return True
+        feedback = Feedback(reply_id, user_id_of(user.id), Rating.DOWN, correction=correction)
+        turn = await self._rate(feedback, place)
+        self.talk.say(place, say("correction_thanks" if turn else "not_found", language))
+        return True
+
+    async def _rate(self, feedback: Feedback, place: Place) -> Turn | None:
+        """Commit a verdict on an answer that was given in this chat; None without such a one."""
+        try:
+            turn = await self.store.turn(feedback.reply_id)
+            # A button's data is what the person's app sends: it may name any reply.
+            if turn.platform is not Platform.TELEGRAM or _chat_of(turn) != place.chat:
+                return None
+            await self.engine.rate(feedback)
+        except NotFound:
+            return None
+        self.metrics.rated(feedback.rating)
+        return turn
+
+    def _show_verdict(
+        self, place: Place, number: int, turn: Turn, rating: Rating, language: Language
+    ) -> None:
+        """Mark the thumb, and ask why it went down; in groups nobody's thumb is marked."""
+        chosen = None if place.is_group else rating
+        keyboard = (
+            keyboards.thumbs(turn.reply.id, chosen)
+            if rating is Rating.UP
+            else keyboards.thumbs_and_reasons(turn.reply, language, chosen)
+        )
+        self.talk.change_keyboard(place, number, keyboard)
+
+    async def _ask_correction(
+        self, place: Place, number: int, turn: Turn, language: Language
+    ) -> None:
+        """Ask under the answer what we should have said; the reply to this is the correction."""
+        asked = await self.talk.send(
+            place_from(turn.reply.conversation_id),
+            say("ask_correction", language),
+            markup=ForceReply(
+                selective=place.is_group, input_field_placeholder=say("correction_hint", language)
+            ),
+            reply_to=number,
+        )
+        post = Post(place.chat, str(asked.message_id), "correction")
+        await self.inbox.add_post(turn.reply.conversation_id, turn.message_id, post)
+
+
+def _chat_of(turn: Turn) -> str:
+    return place_from(turn.reply.conversation_id).chat
+
+
+def _rating_of(reaction: MessageReactionUpdated) -> Rating | None:
+    """The thumb that is on the message now and was not before."""
+    fresh = set(reaction.new_reaction) - set(reaction.old_reaction)
+    signs = {one.emoji for one in fresh if isinstance(one, ReactionTypeEmoji)}
+    return next((rating for rating, sign in THUMBS.items() if sign in signs), None)

@@ -1,0 +1,128 @@
+"""Small things said in chats besides answers, and errands that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from telegram import (
+    Bot,
+    ForceReply,
+    InlineKeyboardMarkup,
+    LinkPreviewOptions,
+    Message,
+    ReplyParameters,
+)
+
+from bots.telegram.courier import Courier
+from bots.telegram.place import Place
+
+log = structlog.get_logger()
+
+# What Telegram would fetch for a preview tells a stranger's server what was said here.
+NO_PREVIEW = LinkPreviewOptions(is_disabled=True)
+PARTING_SECONDS = 5.0
+
+
+class Errands:
+    """Runs what nobody waits for; what fails is logged and stops nothing."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run errands while the block runs; at its end they have a few seconds left."""
+        try:
+            yield
+        finally:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=PARTING_SECONDS)
+            for task in self._tasks:
+                task.cancel()
+            await self.finished()
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Start one."""
+        task = asyncio.create_task(self._logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finished(self) -> None:
+        """Wait until none is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _logged(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        # The outermost handler: nobody waits who could be told.
+        except Exception:
+            log.exception("errand_failed")
+
+
+class Talk:
+    """Says short things in a chat."""
+
+    def __init__(self, bot: Bot, courier: Courier, errands: Errands) -> None:
+        self.errands = errands
+        self._bot = bot
+        self._courier = courier
+
+    def say(self, place: Place, text: str, *, keyboard: InlineKeyboardMarkup | None = None) -> None:
+        """Say it soon; whoever calls does not wait."""
+        self.errands.run(self.send(place, text, markup=keyboard))
+
+    async def send(
+        self,
+        place: Place,
+        text: str,
+        *,
+        markup: InlineKeyboardMarkup | ForceReply | None = None,
+        reply_to: int | None = None,
+    ) -> Message:
+        """Say it now, as a reply to a message where one is named."""
+        reply = (
+            ReplyParameters(reply_to, allow_sending_without_reply=True)
+            if reply_to is not None
+            else None
+        )
+
+        async def call() -> Message:
+            return await self._bot.send_message(
+                place.chat_id,
+                text,
+                message_thread_id=place.thread_id or None,
+                reply_markup=markup,
+                reply_parameters=reply,
+                link_preview_options=NO_PREVIEW,
+            )
+
+        return await self._courier.deliver(place.chat_id, call, repeatable=False)
+
+    def notice(self, query_id: str, text: str = "") -> None:
+        """Tell Telegram that a press was taken, with a line for the person."""
+        self.errands.run(self._bot.answer_callback_query(query_id, text or None))
+
+    def change_keyboard(
+        self, place: Place, message_id: int, keyboard: InlineKeyboardMarkup | None
+    ) -> None:
+        """Put other buttons under a message of ours."""
+
+        async def call() -> object:
+            return await self._bot.edit_message_reply_markup(
+                place.chat_id, message_id, reply_markup=keyboard
+            )
+
+        self.errands.run(self._courier.offer(place.chat_id, call))
+
+    def change_text(self, place: Place, message_id: int, text: str) -> None:
+        """Replace a message of ours, its buttons included."""
+
+        async def call() -> object:
+            return await self._bot.edit_message_text(text, place.chat_id, message_id)
+
+        self.errands.run(self._courier.deliver(place.chat_id, call, repeatable=True))

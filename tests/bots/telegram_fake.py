@@ -1,0 +1,368 @@
+"""A Bot API server on this machine: it keeps updates and messages as Telegram does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from bots.markup import utf16_length
+
+BOT_ID = 1000
+TOKEN = f"{BOT_ID}:a-token-for-tests"
+USERNAME = "SolemateBot"
+ANN = 11
+BEN = 12
+GROUP = -500
+Json = dict[str, Any]
+
+
+@dataclass
+class Shown:
+    """A message in a chat, as people see it, and what stood there before."""
+
+    chat_id: int
+    message_id: int
+    text: str
+    entities: list[Json] = field(default_factory=list)
+    keyboard: list[list[Json]] = field(default_factory=list)
+    thread_id: int | None = None
+    reply_to: int | None = None
+    force_reply: bool = False
+    earlier: list[str] = field(default_factory=list)
+
+    @property
+    def data(self) -> list[str]:
+        """What its buttons carry."""
+        return [button["callback_data"] for row in self.keyboard for button in row]
+
+    @property
+    def labels(self) -> list[str]:
+        """What its buttons say."""
+        return [button["text"] for row in self.keyboard for button in row]
+
+
+@dataclass
+class Call:
+    """A request that came in."""
+
+    method: str
+    values: Json
+
+
+class Refusal(Exception):
+    """An answer that is not ok."""
+
+    def __init__(self, status: int, description: str, **parameters: int) -> None:
+        super().__init__(description)
+        self.status = status
+        self.parameters = parameters
+
+
+def flood(seconds: int) -> Refusal:
+    return Refusal(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+
+
+CONFLICT = Refusal(409, "Conflict: terminated by other getUpdates request")
+
+
+class FakeTelegram:
+    """The server's memory; `refuse` makes the next calls of a method fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.shown: list[Shown] = []
+        self.waiting: list[Json] = []
+        self.files: dict[str, bytes] = {}
+        self.confirmed = 0
+        self.address = ""
+        self.next_update = 7_000
+        self.takes_entities = True
+        self._refusals: dict[str, list[Refusal | None]] = defaultdict(list)
+        self._next_message = 100
+        self._changed = asyncio.Condition()
+
+    # --- what people do ---
+
+    def person(self, number: int, language: str = "en") -> Json:
+        return {
+            "id": number,
+            "is_bot": False,
+            "first_name": f"P{number}",
+            "language_code": language,
+        }
+
+    def chat(self, number: int) -> Json:
+        if number > 0:
+            return {"id": number, "type": "private", "first_name": "P"}
+        return {"id": number, "type": "supergroup", "title": "Shoes"}
+
+    def message(
+        self, text: str = "", *, chat: int = ANN, user: int = ANN, language: str = "en", **more: Any
+    ) -> Json:
+        """A message a person sends, not yet in the queue."""
+        self._next_message += 1
+        message: Json = {
+            "message_id": self._next_message,
+            "date": 1_790_000_000,
+            "chat": self.chat(chat),
+            "from": self.person(user, language),
+            **more,
+        }
+        if text:
+            message["text"] = text
+            entities = [*_commands(text), *_mentions(text)]
+            if entities:
+                message["entities"] = entities
+        return message
+
+    async def says(self, text: str = "", **more: Any) -> Json:
+        """A person sends a message; the message."""
+        message = self.message(text, **more)
+        await self.update(message=message)
+        return message
+
+    async def sends_photo(self, data: bytes, *, caption: str = "", **more: Any) -> Json:
+        """A person sends a photo in two sizes."""
+        name = f"file{len(self.files)}"
+        self.files[name] = data
+        small = {"file_id": "small", "file_unique_id": "s", "width": 90, "height": 90}
+        large = {
+            "file_id": name,
+            "file_unique_id": name,
+            "width": 1280,
+            "height": 960,
+            "file_size": len(data),
+        }
+        words = {"caption": caption, "caption_entities": _mentions(caption)} if caption else {}
+        return await self.says(photo=[small, large], **words, **more)
+
+    async def presses(self, data: str, under: Shown, *, user: int = ANN) -> None:
+        """A person presses a button."""
+        await self.update(
+            callback_query={
+                "id": f"query{self.next_update}",
+                "from": self.person(user),
+                "chat_instance": "1",
+                "data": data,
+                "message": self._as_message(under),
+            }
+        )
+
+    async def reacts(self, emoji: str, to: Shown, *, user: int = ANN) -> None:
+        """A person puts an emoji on a message."""
+        await self.update(
+            message_reaction={
+                "chat": self.chat(to.chat_id),
+                "message_id": to.message_id,
+                "user": self.person(user),
+                "date": 1_790_000_000,
+                "old_reaction": [],
+                "new_reaction": [{"type": "emoji", "emoji": emoji}],
+            }
+        )
+
+    async def replies(self, to: Shown, text: str, **more: Any) -> Json:
+        """A person replies to a message of the bot."""
+        return await self.says(text, reply_to_message=self._as_message(to), **more)
+
+    async def update(self, **content: Json) -> None:
+        """Put something into the queue."""
+        self.next_update += 1
+        self.waiting.append({"update_id": self.next_update, **content})
+        await self._note()
+
+    def delete(self, shown: Shown) -> None:
+        """A person deletes a message."""
+        self.shown.remove(shown)
+
+    # --- what tests ask ---
+
+    def refuse(self, method: str, *refusals: Refusal | None) -> None:
+        """Answer the next calls of a method like this; None closes the connection instead."""
+        self._refusals[method] += refusals
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait until something is so; it is asked again after every call."""
+        async with asyncio.timeout(60), self._changed:
+            await self._changed.wait_for(true)
+
+    def called(self, method: str) -> list[Json]:
+        """What the calls of a method said."""
+        return [call.values for call in self.calls if call.method == method]
+
+    def texts(self, chat: int = ANN) -> list[str]:
+        """What the bot's messages in a chat say now."""
+        return [shown.text for shown in self.shown if shown.chat_id == chat]
+
+    async def answered(self, count: int = 1) -> Shown:
+        """Wait for this many answers with thumbs under them; the last of them."""
+
+        def rated() -> list[Shown]:
+            return [one for one in self.shown if any(d.startswith("up:") for d in one.data)]
+
+        await self.until(lambda: len(rated()) >= count)
+        return rated()[-1]
+
+    # --- the server ---
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[FakeTelegram]:
+        app = web.Application()
+        app.router.add_post("/bot{token}/{method}", self._on_call)
+        app.router.add_get("/file/bot{token}/{name}", self._on_file)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.address = f"http://{host}:{port}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _on_call(self, request: web.Request) -> web.StreamResponse:
+        method = request.match_info["method"]
+        values = {key: _value(str(text)) for key, text in (await request.post()).items()}
+        self.calls.append(Call(method, values))
+        try:
+            if request.match_info["token"] != TOKEN:
+                raise Refusal(401, "Unauthorized")
+            if refusals := self._refusals[method]:
+                refusal = refusals.pop(0)
+                if refusal is None:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return web.Response()
+                raise refusal
+            result = await getattr(self, f"_{method}", self._anything)(values)
+        except Refusal as exc:
+            body = {"ok": False, "error_code": exc.status, "description": str(exc)}
+            if exc.parameters:
+                body["parameters"] = exc.parameters
+            return web.json_response(body, status=exc.status)
+        finally:
+            await self._note()
+        return web.json_response({"ok": True, "result": result})
+
+    async def _on_file(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self.files[request.match_info["name"]])
+
+    async def _anything(self, values: Json) -> bool:
+        return True
+
+    async def _getMe(self, values: Json) -> Json:
+        return {"id": BOT_ID, "is_bot": True, "first_name": "Solemate", "username": USERNAME}
+
+    async def _getUpdates(self, values: Json) -> list[Json]:
+        if offset := values.get("offset"):
+            self.waiting = [one for one in self.waiting if one["update_id"] >= offset]
+            self.confirmed = offset
+            await self._note()
+        if not self.waiting and values.get("timeout"):
+            try:
+                async with asyncio.timeout(values["timeout"]), self._changed:
+                    await self._changed.wait_for(lambda: bool(self.waiting))
+            except TimeoutError:
+                pass
+        return self.waiting[:100]
+
+    async def _getFile(self, values: Json) -> Json:
+        name = values["file_id"]
+        size = len(self.files[name])
+        return {"file_id": name, "file_unique_id": name, "file_size": size, "file_path": name}
+
+    async def _sendMessage(self, values: Json) -> Json:
+        self._next_message += 1
+        markup = values.get("reply_markup", {})
+        shown = Shown(
+            values["chat_id"],
+            self._next_message,
+            self._checked(values),
+            values.get("entities", []),
+            markup.get("inline_keyboard", []),
+            values.get("message_thread_id"),
+            values.get("reply_parameters", {}).get("message_id"),
+            markup.get("force_reply", False),
+        )
+        self.shown.append(shown)
+        return self._as_message(shown)
+
+    async def _editMessageText(self, values: Json) -> Json:
+        shown, text = self._find(values), self._checked(values)
+        keyboard = values.get("reply_markup", {}).get("inline_keyboard", [])
+        if (text, keyboard) == (shown.text, shown.keyboard):
+            raise Refusal(400, "Bad Request: message is not modified: nothing is new")
+        shown.earlier.append(shown.text)
+        shown.text, shown.keyboard = text, keyboard
+        shown.entities = values.get("entities", [])
+        return self._as_message(shown)
+
+    async def _editMessageReplyMarkup(self, values: Json) -> Json:
+        shown = self._find(values)
+        shown.keyboard = values.get("reply_markup", {}).get("inline_keyboard", [])
+        return self._as_message(shown)
+
+    def _find(self, values: Json) -> Shown:
+        for shown in self.shown:
+            if (shown.chat_id, shown.message_id) == (values["chat_id"], values["message_id"]):
+                return shown
+        raise Refusal(400, "Bad Request: message to edit not found")
+
+    def _as_message(self, shown: Shown) -> Json:
+        message: Json = {
+            "message_id": shown.message_id,
+            "date": 1_790_000_000,
+            "chat": self.chat(shown.chat_id),
+            "from": {"id": BOT_ID, "is_bot": True, "first_name": "S", "username": USERNAME},
+            "text": shown.text,
+        }
+        if shown.thread_id:
+            message |= {"message_thread_id": shown.thread_id, "is_topic_message": True}
+        return message
+
+    def _checked(self, values: Json) -> str:
+        """The text, if Telegram would take it."""
+        text = str(values["text"])
+        length = utf16_length(text)
+        if not 0 < length <= 4096:
+            raise Refusal(400, "Bad Request: message is too long")
+        entities = values.get("entities", [])
+        if entities and not self.takes_entities:
+            raise Refusal(400, "Bad Request: can't parse entities")
+        for entity in entities:
+            if entity["offset"] + entity["length"] > length or entity["length"] < 1:
+                raise Refusal(400, "Bad Request: ENTITY_BOUNDS_INVALID")
+        return text
+
+    async def _note(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _commands(text: str) -> list[Json]:
+    if not text.startswith("/"):
+        return []
+    return [{"type": "bot_command", "offset": 0, "length": len(text.split(" ")[0])}]
+
+
+def _mentions(text: str) -> list[Json]:
+    name = f"@{USERNAME}"
+    at = text.find(f" {name}") + 1 if f" {name}" in text else (0 if text.startswith(name) else -1)
+    if at < 0:
+        return []
+    return [{"type": "mention", "offset": utf16_length(text[:at]), "length": len(name)}]
