@@ -1,7 +1,8 @@
 """`solemate models build`: every step from `data/` to the model that is served, resumable.
 
-tokenizer -> base (from nothing) -> SFT rows -> LoRA by LLaMA-Factory -> merged, served model. A
-step whose inputs have not changed since it was finished is not done again.
+tokenizer -> base (from nothing) -> SFT rows -> SFT LoRA by LLaMA-Factory -> merged, served model ->
+preference pairs -> DPO LoRA by LLaMA-Factory on the merged model -> embedder. A step whose inputs
+have not changed since it was finished is not done again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +19,21 @@ from typing import Any, Protocol
 
 import structlog
 import torch
+from safetensors.torch import load_file, save_file
 
+from core.errors import TrainingFailed
 from core.prompt import SYSTEM
 from training import phrases
 from training.corpus import Corpus
+from training.dpo_rows import (
+    load_spoken,
+    machine_spoken,
+    make_held_out_pairs,
+    make_pairs,
+    write_json_lines,
+    write_pairs,
+)
+from training.embedder import EmbedderPlan, train_embedder
 from training.llamafactory import (
     TrainingProgress,
     Value,
@@ -31,19 +44,32 @@ from training.llamafactory import (
 from training.material import Material, load_material
 from training.pretrain import PretrainPlan, Shape, Step, new_model, pretrain
 from training.sft_rows import make_rows, write_rows
+from training.spoken import CLOSERS, OPENERS
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 log = structlog.get_logger()
+
+_STEPS_A_POINT = 25
 
 # What decides the result besides `data/`: a change of any of these files makes the step stale.
 _CODE = Path(__file__).parent
 _INPUTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer.py",),
-    "base": ("corpus.py", "phrases.py", "pretrain.py", "induction.py", "guidance.py"),
-    "rows": ("sft_rows.py", "corpus.py", "phrases.py"),
-    "sft": ("recipes/sft.yaml",),
-    "export": ("recipes/export.yaml",),
+    "base": ("corpus.py", "phrases.py", "spoken.py", "pretrain.py", "induction.py", "guidance.py"),
+    "rows": ("sft_rows.py", "corpus.py", "phrases.py", "spoken.py"),
+    "sft": ("recipes/sft.yaml", "recipes/models/embedded.yaml"),
+    "export": ("recipes/export.yaml", "recipes/models/embedded.yaml"),
+    "pairs": ("dpo_rows.py",),
+    "dpo": ("recipes/dpo.yaml", "recipes/models/embedded.yaml"),
+    "embedder": ("embedder.py",),
 }
+_DATA: dict[str, tuple[str, ...]] = {"pairs": ("spoken.jsonl",), "embedder": ("synonyms.txt",)}
+# At the first step a fresh adapter changes nothing, so that DPO's rewards are 0; a reference model
+# other than the served one shows here.
+_MOST_FIRST_REWARD = 1e-3
+# The adapter is shipped at this part of its strength: half of the answers are spoken. The more,
+# the more the model unlearns to copy passages that no training saw.
+_STRENGTH = 0.25
 
 
 class Progress(Protocol):
@@ -61,6 +87,8 @@ class BuildPlan:
     shape: Shape = field(default_factory=Shape)
     pretraining: PretrainPlan = field(default_factory=PretrainPlan)
     sft_changes: dict[str, Value] = field(default_factory=dict)
+    dpo_changes: dict[str, Value] = field(default_factory=dict)
+    embedding: EmbedderPlan = field(default_factory=EmbedderPlan)
     seed: int = 17
     repeats: int = 2
     threads: int = 2
@@ -69,6 +97,31 @@ class BuildPlan:
     def rows(self) -> Path:
         """The SFT rows."""
         return self.data / "shoes.jsonl"
+
+    @property
+    def pairs(self) -> Path:
+        """The preference pairs."""
+        return self.data / "shoes_dpo.jsonl"
+
+    @property
+    def held_out_pairs(self) -> Path:
+        """The preference pairs to measure with."""
+        return self.data / "eval" / "dpo.jsonl"
+
+    @property
+    def embedder(self) -> Path:
+        """The text embedding, as shipped."""
+        return self.data / "embedded" / "embedder"
+
+    @property
+    def adapter(self) -> Path:
+        """The DPO adapter of the served model, as shipped."""
+        return self.data / "embedded" / "adapter"
+
+    @property
+    def history(self) -> Path:
+        """What the trainings wrote down on their way, and the minutes each step took."""
+        return self.data / "embedded" / "history.json"
 
     @property
     def base(self) -> Path:
@@ -109,16 +162,21 @@ async def build_models(
         ("rows", lambda: asyncio.to_thread(_rows, plan, material)),
         ("sft", lambda: _sft(plan, on_progress, train)),
         ("export", lambda: _export(plan, train)),
+        ("pairs", lambda: asyncio.to_thread(_pairs, plan, material)),
+        ("dpo", lambda: _dpo(plan, on_progress, train)),
+        ("embedder", lambda: asyncio.to_thread(_embedder, plan)),
     )
     state = _State(plan.work / "build.json")
     before = _digest_of_data(plan)
     for name, make in steps:
-        before = _digest(before + _settings(plan, name), *(_CODE / part for part in _INPUTS[name]))
+        before = _digest(before + _settings(plan, name), *_inputs(plan, name))
         if state.done(name) == before:
             log.info("build.kept", step=name)
         else:
             log.info("build.started", step=name)
+            started = time.monotonic()
             await make()
+            _note_minutes(plan, name, (time.monotonic() - started) / 60)
             state.finish(name, before)
         on_progress(name, 1, 1)
     return plan.expert
@@ -129,7 +187,15 @@ def _tokenizer(plan: BuildPlan, material: Material) -> None:
 
 
 def _base(plan: BuildPlan, material: Material, on_progress: Progress) -> None:
+    losses: list[float] = []
+
     def watch(step: Step) -> None:
+        losses.append(step.loss)
+        if len(losses) == _STEPS_A_POINT:
+            with (plan.work / "base.jsonl").open("a", encoding="utf-8") as points:
+                mean = sum(losses) / len(losses)
+                points.write(json.dumps({"tokens": step.tokens, "loss": round(mean, 4)}) + "\n")
+            losses.clear()
         on_progress("base", step.tokens, step.total, f"loss {step.loss:.2f}")
 
     torch.set_num_threads(plan.threads)
@@ -137,6 +203,17 @@ def _base(plan: BuildPlan, material: Material, on_progress: Progress) -> None:
     model = new_model(tokenizer, plan.shape, plan.pretraining.seed)
     pretrain(model, tokenizer, Corpus(material), plan.pretraining, plan.work / "base", watch)
     _replace(plan.work / "base", plan.base)
+    _note(plan, "base", _points(plan.work / "base.jsonl"))
+
+
+def _points(path: Path) -> list[dict[str, float]]:
+    """The points of a curve; where a resumed training did a part again, the last telling counts."""
+    points: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        point = json.loads(line)
+        points = {tokens: one for tokens, one in points.items() if tokens < point["tokens"]}
+        points[point["tokens"]] = point
+    return list(points.values())
 
 
 def _rows(plan: BuildPlan, material: Material) -> None:
@@ -160,6 +237,7 @@ async def _sft(plan: BuildPlan, on_progress: Progress, train: Trainer) -> None:
         },
     )
     await train("train", keys, plan.work / "sft-run", watch, plan.threads)
+    _note(plan, "sft", _log_history(plan.work / "sft"))
 
 
 async def _export(plan: BuildPlan, train: Trainer) -> None:
@@ -177,11 +255,112 @@ async def _export(plan: BuildPlan, train: Trainer) -> None:
     _replace(merged, plan.expert)
 
 
+def _pairs(plan: BuildPlan, material: Material) -> None:
+    spoken = load_spoken(plan.data)
+    write_pairs(make_pairs(material, spoken, plan.seed, plan.repeats), plan.pairs)
+    # Hand-written answers are too improbable to so small a model (logp -143 at the start): trained
+    # on them it unlearned to copy. It learns the style from answers that it can already give.
+    talked = machine_spoken(material, plan.seed)
+    write_pairs(make_pairs(material, talked, plan.seed, plan.repeats), _talked_pairs(plan))
+    write_json_lines(make_held_out_pairs(plan.data, spoken, plan.seed), plan.held_out_pairs)
+
+
+def _talked_pairs(plan: BuildPlan) -> Path:
+    return plan.work / "talked.jsonl"
+
+
+async def _dpo(plan: BuildPlan, on_progress: Progress, train: Trainer) -> None:
+    def watch(progress: TrainingProgress) -> None:
+        on_progress("dpo", progress.steps, progress.total)
+
+    dataset, made = plan.work / "preferences", plan.work / "dpo"
+    write_dataset_info(dataset, "shoes_dpo", str(_talked_pairs(plan).resolve()), ranking=True)
+    keys = recipe(
+        "dpo",
+        {
+            "model_name_or_path": str(plan.expert.resolve()),
+            "dataset": "shoes_dpo",
+            "dataset_dir": str(dataset.resolve()),
+            "output_dir": str(made.resolve()),
+            **plan.dpo_changes,
+        },
+    )
+    run = await train("train", keys, plan.work / "dpo-run", watch, plan.threads)
+    history = _log_history(made)
+    first = history[0].get("rewards/chosen", 0.0) if history else 0.0
+    if abs(first) > _MOST_FIRST_REWARD:
+        raise TrainingFailed(
+            f"DPO began with a reward of {first} instead of 0: its reference is not the served "
+            f"model. Look at model_name_or_path in {run.parent}."
+        )
+    _note(plan, "dpo", history)
+    await asyncio.to_thread(_ship_adapter, plan, made)
+
+
+def _ship_adapter(plan: BuildPlan, made: Path) -> None:
+    """Put the adapter in its place, in half precision and without this machine's paths."""
+    fresh = plan.adapter.with_name(plan.adapter.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    config = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = plan.expert.name
+    config["lora_alpha"] = round(config["lora_alpha"] * _STRENGTH)
+    # The modules come as a set, in an order of their own every time.
+    config["target_modules"] = sorted(config["target_modules"])
+    written = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (fresh / "adapter_config.json").write_text(written, encoding="utf-8")
+    weights = load_file(made / "adapter_model.safetensors")
+    halved = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    save_file(halved, fresh / "adapter_model.safetensors", {"format": "pt"})
+    shutil.rmtree(plan.adapter, ignore_errors=True)
+    fresh.replace(plan.adapter)
+
+
+def _embedder(plan: BuildPlan) -> None:
+    train_embedder(plan.data, plan.embedder, plan.embedding)
+
+
+def _log_history(output: Path) -> list[dict[str, float]]:
+    """What LLaMA-Factory logged at each point: step, loss, and DPO's rewards."""
+    try:
+        state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    kept = ("step", "loss", "rewards/accuracies", "rewards/margins", "rewards/chosen",
+            "rewards/rejected", "logps/chosen")  # fmt: skip
+    return [
+        {key: round(point[key], 5) for key in kept if key in point}
+        for point in state["log_history"]
+        if "loss" in point
+    ]
+
+
+def _note_minutes(plan: BuildPlan, step: str, minutes: float) -> None:
+    _note(plan, "minutes", {**_read_history(plan).get("minutes", {}), step: round(minutes, 1)})
+
+
+def _note(plan: BuildPlan, name: str, what: object) -> None:
+    """Keep this part of the history; the parts of other steps stay."""
+    if what:
+        text = json.dumps({**_read_history(plan), name: what}, indent=1)
+        plan.history.parent.mkdir(parents=True, exist_ok=True)
+        plan.history.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_history(plan: BuildPlan) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(plan.history.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read
+
+
 def _texts(material: Material) -> list[str]:
     """What the tokenizer learns its words from: everything that training shows, in order."""
     texts = [f"{entry.title}\n{entry.text}" for entry in material.entries.values()]
     texts += [question.text for question in material.questions]
     texts += [*SYSTEM.values(), *phrases.REFUSED_EN, *phrases.ELSEWHERE_EN]
+    texts += [*OPENERS["en"], *CLOSERS["en"]]
     return texts
 
 
@@ -221,8 +400,17 @@ def _settings(plan: BuildPlan, step: str) -> str:
         "base": (plan.shape, plan.pretraining),
         "rows": (plan.seed, plan.repeats),
         "sft": sorted(plan.sft_changes.items()),
+        "pairs": (plan.seed, plan.repeats),
+        "dpo": sorted(plan.dpo_changes.items()),
+        "embedder": plan.embedding,
     }
     return repr(parts.get(step))
+
+
+def _inputs(plan: BuildPlan, step: str) -> list[Path]:
+    """The files that decide this step's result, besides those of the steps before it."""
+    code = [_CODE / name for name in _INPUTS[step]]
+    return [*code, *(plan.data / name for name in _DATA.get(step, ()))]
 
 
 def _digest(before: str, *files: Path) -> str:

@@ -1,8 +1,9 @@
 """Text for the base model: plain entries, and reading exercises made by machine without end.
 
-An exercise is a few documents and requests that each ask for one sentence of them. The names, the
-documents around the right one and the wording change every time, so that only reading helps. All
-of it is in the base's own form (`查：… 得：…`), never in the form of a chat.
+An exercise is a few documents and requests that each ask for one document or one sentence of them.
+The names, the documents around the right one and the wording change every time, so that only
+reading helps. All of it is in the base's own form (`查：… 得：…`, or `聊：… 答：…` where the answer
+is to be talk), never in the form of a chat.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cached_property
 from core.messages import Language
 from training import phrases
 from training.material import Entry, Material, Question
+from training.spoken import spoken
 from training.tokenizer import common_characters
 
 _TRIVIAL = re.compile(r"[，。、；：！？,.;:!?\s]")
@@ -30,6 +32,9 @@ _STOP_EN = frozenset(
         "from you your can if but than then them their has have more most",
     )
 )
+
+
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,27 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked and its answer; `place` is where the answer is found, if it is anywhere.
+
+    A place is the document, counted from 0, and the sentence in it. `talk` asks for an answer in
+    spoken words.
+    """
+
+    text: str
+    answer: str
+    place: Place | None = None
+    talk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Exercise:
-    """Documents, then independent requests with their answers."""
+    """Documents, then independent requests: for `whole` documents or for sentences of them."""
 
     documents: tuple[Document, ...]
-    pairs: tuple[tuple[str, str], ...]
+    requests: tuple[Request, ...]
     lang: Language
+    whole: bool = False
 
     @property
     def reading(self) -> str:
@@ -63,9 +83,18 @@ class Exercise:
         )
 
 
-def request_text(request: str) -> str:
+def request_text(request: Request) -> str:
     """A request as the base reads it, up to where its answer starts."""
-    return f"\n查：{request}\n得："
+    return f"\n聊：{request.text}\n答：" if request.talk else f"\n查：{request.text}\n得："
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request before it is known how it is to be answered; `numbers` are sentences, from 0."""
+
+    text: str
+    document: int
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +126,10 @@ class Corpus:
     """Makes exercises from the material; the same seed of `random` gives the same ones."""
 
     material: Material
-    refusals: float = 0.1
+    refusals: float = 0.12
+    english: float = 0.3
+    whole: float = 0.55
+    talk: float = 0.2
 
     def exercise(self, dice: random.Random, progress: float) -> Exercise:
         """One exercise for this point of the training (0 at its start, 1 at its end)."""
@@ -118,52 +150,45 @@ class Corpus:
         return f"{entry.title}\n{entry.text}"
 
     def nonsense(self, dice: random.Random) -> Exercise:
-        """Documents of random characters, asked for by some of the characters of one sentence."""
-        documents = tuple(self._nonsense_document(dice) for _ in range(dice.randint(2, 3)))
-        pairs = tuple(
-            self._ask_words(dice, document, number, _random_pieces)
-            for document, number in _some_sentences(dice, documents, dice.randint(5, 8))
-        )
-        return self._finished(dice, documents, pairs, "zh", lambda: _random_word(dice, 2, 4))
+        """Documents of random characters or words, asked for by some words of one sentence."""
+        lang = self._language(dice)
+        documents = tuple(self._nonsense_document(dice, lang) for _ in range(dice.randint(2, 3)))
+        asked = self._ask_some(dice, documents, dice.randint(5, 8), self._pieces)
+        return self._finished(dice, documents, asked, lang, lambda: self._random_words(dice, lang))
 
     def mixture(self, dice: random.Random) -> Exercise:
         """Sentences of many entries under invented names, asked for by some of their words."""
-        lang: Language = "en" if dice.random() < 0.25 else "zh"
+        lang = self._language(dice)
         pool = self._sentences[lang]
         documents = tuple(
             Document(
                 self._name(dice, lang),
                 tuple(dice.choice(pool) for _ in range(dice.randint(2, 4))),
-                "" if lang == "zh" else " ",
+                _JOINT[lang],
             )
             for _ in range(dice.randint(2, 3))
         )
-        pairs = tuple(
-            self._ask_words(dice, document, number, self._pieces)
-            for document, number in _some_sentences(dice, documents, dice.randint(4, 6))
-        )
+        asked = self._ask_some(dice, documents, dice.randint(4, 6), self._pieces)
         return self._finished(
-            dice, documents, pairs, lang, lambda: self._words_of_another(dice, lang)
+            dice, documents, asked, lang, lambda: self._words_of_another(dice, lang)
         )
 
     def invented(self, dice: random.Random) -> Exercise:
         """Entries about things that do not exist, from grammars, asked for by what is said."""
-        documents, pairs = [], []
+        documents: list[Document] = []
+        asked: list[_Asked] = []
         for place in range(dice.randint(2, 3)):
             name = self._name(dice, "zh")
             grammars = dice.sample(phrases.GRAMMARS, dice.randint(2, 4))
             said = tuple(_fill(dice, dice.choice(templates), name) for templates, _ in grammars)
-            document = Document(name, said)
-            documents.append(document)
-            about = list(zip(said, grammars, strict=True))
-            for sentence, (_, requests) in about if place == 0 else about[:1]:
-                request = _framed(dice, dice.choice(requests).format(t=name), "zh")
-                pairs.append((request, answer_text(name, sentence)))
-        dice.shuffle(pairs)
+            documents.append(Document(name, said))
+            for number, (_, requests) in enumerate(grammars if place == 0 else grammars[:1]):
+                text = _framed(dice, dice.choice(requests).format(t=name), "zh")
+                asked.append(_Asked(text, place, (number,)))
         return self._finished(
             dice,
             tuple(documents),
-            tuple(pairs),
+            asked,
             "zh",
             lambda: dice.choice(dice.choice(phrases.GRAMMARS)[1]).format(t=self._name(dice, "zh")),
         )
@@ -174,24 +199,27 @@ class Corpus:
         With `rename` every title is swapped for an invented one, in the question as well: what
         was learned by heart about the old name is then of no use.
         """
-        lang: Language = "en" if dice.random() < 0.22 else "zh"
+        lang = self._language(dice)
         entries = self.neighbours(dice, dice.choice(self._by_lang[lang]), dice.randint(1, 2))
         names = {e.title: self._name(dice, lang) for e in entries} if rename else {}
         documents = tuple(_renamed(entry, names) for entry in entries)
-        pairs = []
+        asked: list[_Asked] = []
         for place, (entry, document) in enumerate(zip(entries, documents, strict=True)):
-            asked = [
-                (_swapped(self.reworded(dice, question), names), _answer(document, question.answer))
+            about = [
+                _Asked(
+                    _swapped(self.reworded(dice, question), names),
+                    place,
+                    tuple(number - 1 for number in question.answer),
+                )
                 for question in self._questions[entry.id]
             ]
-            asked += [
-                self._ask_words(dice, document, number, self._pieces)
+            about += [
+                _Asked(self._by_words(dice, document, number, self._pieces), place, (number,))
                 for number in range(len(document.sentences))
             ]
-            pairs += asked if place == 0 else dice.sample(asked, 1)
-        dice.shuffle(pairs)
+            asked += about if place == 0 else dice.sample(about, 1)
         return self._finished(
-            dice, documents, tuple(pairs), lang, lambda: self._question_of_another(dice, entries)
+            dice, documents, asked, lang, lambda: self._question_of_another(dice, entries)
         )
 
     def neighbours(self, dice: random.Random, entry: Entry, count: int) -> list[Entry]:
@@ -248,12 +276,25 @@ class Corpus:
             for lang, entries in self._by_lang.items()
         }
 
-    def _nonsense_document(self, dice: random.Random) -> Document:
+    def _language(self, dice: random.Random) -> Language:
+        return "en" if dice.random() < self.english else "zh"
+
+    def _nonsense_document(self, dice: random.Random, lang: Language) -> Document:
         said = []
         for _ in range(dice.randint(2, 4)):
-            clauses = (_random_word(dice, 3, 8) for _ in range(dice.choice((1, 1, 2))))
-            said.append("，".join(clauses) + "。")
-        return Document(self._name(dice, "zh"), tuple(said))
+            clauses = [self._random_words(dice, lang) for _ in range(dice.choice((1, 1, 2)))]
+            said.append("，".join(clauses) + "。" if lang == "zh" else ", ".join(clauses) + ".")
+        return Document(self._name(dice, lang), tuple(said), _JOINT[lang])
+
+    def _random_words(self, dice: random.Random, lang: Language) -> str:
+        if lang == "zh":
+            return _random_word(dice, 3, 8)
+        return " ".join(dice.choice(self._english_words) for _ in range(dice.randint(3, 7)))
+
+    @cached_property
+    def _english_words(self) -> list[str]:
+        said = " ".join(self._sentences["en"])
+        return sorted({word.strip(",.;:!?()") for word in said.split()} - {""})
 
     def _name(self, dice: random.Random, lang: Language) -> str:
         if lang == "en":
@@ -266,13 +307,26 @@ class Corpus:
             return dice.choice(self._by_lang["zh"]).title
         return _random_word(dice, 1, 3) + dice.choice(phrases.NAME_ENDINGS)
 
-    def _ask_words(
+    def _ask_some(
+        self,
+        dice: random.Random,
+        documents: Sequence[Document],
+        count: int,
+        pieces: Callable[[random.Random, str], list[str]],
+    ) -> list[_Asked]:
+        """Ask for some sentences of the documents by their words."""
+        return [
+            _Asked(self._by_words(dice, documents[place], number, pieces), place, (number,))
+            for place, number in _some_sentences(dice, documents, count)
+        ]
+
+    def _by_words(
         self,
         dice: random.Random,
         document: Document,
         number: int,
         pieces: Callable[[random.Random, str], list[str]],
-    ) -> tuple[str, str]:
+    ) -> str:
         """Ask for sentence `number` (from 0) by one to three of its words."""
         sentence = document.sentences[number]
         found = pieces(dice, sentence.replace(document.title, ""))
@@ -282,8 +336,7 @@ class Corpus:
         words = (dice.choice(("", "、", "，", " ")) if chinese else " ").join(chosen)
         if chinese and dice.random() < 0.3:
             words = _with_synonyms(dice, words)
-        request = dice.choice(frames).format(t=document.title, k=words)
-        return request, answer_text(document.title, sentence, document.joint)
+        return dice.choice(frames).format(t=document.title, k=words)
 
     def _pieces(self, dice: random.Random, sentence: str) -> list[str]:
         if re.search(r"[\u4e00-\u9fff]", sentence):
@@ -307,21 +360,43 @@ class Corpus:
         self,
         dice: random.Random,
         documents: tuple[Document, ...],
-        pairs: tuple[tuple[str, str], ...],
+        asked: Sequence[_Asked],
         lang: Language,
         elsewhere: Callable[[], str],
     ) -> Exercise:
         """The exercise, with some requests that no document answers in place of some others."""
+        whole = dice.random() < self.whole
+        kept = dice.sample(asked, min(len(asked), _MOST_WHOLE if whole else len(asked)))
         nothing = phrases.NOTHING_ZH if lang == "zh" else phrases.NOTHING_EN
-        mixed = tuple(
-            (elsewhere(), nothing) if dice.random() < self.refusals else pair for pair in pairs
+        requests = tuple(
+            Request(elsewhere(), nothing)
+            if dice.random() < self.refusals
+            else self._answered(dice, one, documents[one.document], whole, lang)
+            for one in kept
         )
-        return Exercise(documents, mixed, lang)
+        return Exercise(documents, requests, lang, whole)
+
+    def _answered(
+        self, dice: random.Random, asked: _Asked, document: Document, whole: bool, lang: Language
+    ) -> Request:
+        numbers = range(len(document.sentences)) if whole else asked.numbers
+        said = document.joint.join(document.sentences[number] for number in numbers)
+        talk = dice.random() < self.talk
+        answer = (
+            spoken(dice, document.title, said, lang)
+            if talk
+            else answer_text(document.title, said, lang)
+        )
+        return Request(asked.text, answer, (asked.document, asked.numbers[0]), talk)
 
 
-def answer_text(title: str, sentence: str, joint: str = "") -> str:
+_JOINT: dict[Language, str] = {"zh": "", "en": " "}
+_MOST_WHOLE = 4  # requests for whole documents in one exercise: their answers are long
+
+
+def answer_text(title: str, said: str, lang: Language) -> str:
     """An answer names its document first, then quotes: choosing in two steps is easier."""
-    return f"关于{title}：{sentence}" if joint == "" else f"About {title}: {sentence}"
+    return f"关于{title}：{said}" if lang == "zh" else f"About {title}: {said}"
 
 
 def with_typo(dice: random.Random, text: str) -> str:
@@ -338,11 +413,6 @@ def with_typo(dice: random.Random, text: str) -> str:
     )
 
 
-def _answer(document: Document, numbers: Sequence[int]) -> str:
-    said = document.joint.join(document.sentences[number - 1] for number in numbers)
-    return answer_text(document.title, said, document.joint)
-
-
 def _renamed(entry: Entry, names: dict[str, str]) -> Document:
     title = names.get(entry.title, entry.title)
     said = tuple(_swapped(sentence, names) for sentence in entry.sentences)
@@ -357,12 +427,15 @@ def _swapped(text: str, names: dict[str, str]) -> str:
 
 def _some_sentences(
     dice: random.Random, documents: Sequence[Document], count: int
-) -> Iterator[tuple[Document, int]]:
+) -> Iterator[Place]:
     """Places to ask about: every sentence of the first document, and some of the others.
 
     A retriever puts the right document first most of the time, so that is where most answers are.
     """
-    first, *others = ([(d, number) for number in range(len(d.sentences))] for d in documents)
+    first, *others = (
+        [(place, number) for number in range(len(document.sentences))]
+        for place, document in enumerate(documents)
+    )
     rest = [place for places in others for place in places]
     chosen = first + dice.sample(rest, min(len(rest), max(1, count - len(first))))
     dice.shuffle(chosen)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 import yaml  # type: ignore[import-untyped]
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ConfigError, TrainingFailed
+from core.settings import ROOT
 
 RECIPES = Path(__file__).parent / "recipes"
+MODELS = RECIPES / "models"
 _COLUMNS = {
     "prompt": "instruction",
     "query": "input",
@@ -26,14 +30,15 @@ _COLUMNS = {
     "system": "system",
     "history": "history",
 }
-# Training reads local files only; without these the libraries look for news on the network.
-_SETTINGS = (
-    "HF_HUB_OFFLINE=1",
-    "TRANSFORMERS_OFFLINE=1",
-    "HF_DATASETS_OFFLINE=1",
-    "OMP_WAIT_POLICY=PASSIVE",
-)
-_PROGRESS = re.compile(r"(\d+)/(\d+) \[")
+_PAIR_COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "system", "history")}
+# With a model in a folder everything is local; else the libraries look for news on the network.
+_OFFLINE = ("HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "HF_DATASETS_OFFLINE=1")
+# One process a GPU. LLaMA-Factory would start torchrun itself, but by a name that only an activated
+# environment has, and past our stand-in for torchaudio.
+_A_PROCESS_A_GPU = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=gpu")
+# The trainer's bar alone has no words before it; tokenizing and loading have theirs.
+_PROGRESS = re.compile(r"(?:^|[\r\n]) *\d+%\|(?:[^|\r\n]*\|)? *(\d+)/(\d+) \[")
+_ERROR = re.compile(r"^(?:\[rank\d+\]: )?([\w.]*(?:Error|Exception): \S.*)$", re.MULTILINE)
 _STOP_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -49,21 +54,78 @@ class TrainingProgress:
     total: int
 
 
-def recipe(name: str, changes: Mapping[str, Value]) -> dict[str, Value]:
-    """`training/recipes/NAME.yaml` with these keys set; raises `ConfigError` for a bad file."""
-    path = RECIPES / f"{name}.yaml"
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as exc:
-        raise ConfigError(f"Cannot read the recipe {path}: {exc}. Restore the file.") from exc
-    return {**read, **changes}
+class _ModelChanges(BaseModel):
+    """What a model changes in the stages' recipes; null takes a key away."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    all: dict[str, Value | None] = {}
+    sft: dict[str, Value | None] = {}
+    dpo: dict[str, Value | None] = {}
+    export: dict[str, Value | None] = {}
 
 
-def write_dataset_info(folder: Path, dataset: str, file_name: str) -> None:
-    """Tell LLaMA-Factory about `file_name`: Alpaca columns, by the name `dataset`."""
-    info = {dataset: {"file_name": file_name, "columns": _COLUMNS}}
+def recipe(name: str, changes: Mapping[str, Value], *, model: str = "embedded") -> dict[str, Value]:
+    """`training/recipes/NAME.yaml` for this model, with these keys set.
+
+    Later layers win: the stage's file, the model's `all`, its part for the stage, `changes`.
+    Raises `ConfigError` for a bad file, and for a model without one, with the nearest that has one.
+    """
+    keys = _read_yaml(RECIPES / f"{name}.yaml")
+    theirs = _model_changes(model)
+    merged = {**keys, **theirs.all, **getattr(theirs, name), **changes}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def known_models() -> list[str]:
+    """The models that recipes are written for."""
+    return sorted(path.stem for path in MODELS.glob("*.yaml"))
+
+
+def write_dataset_info(
+    folder: Path,
+    dataset: str,
+    file_name: str,
+    *,
+    ranking: bool = False,
+    columns: Collection[str] | None = None,
+) -> None:
+    """Tell LLaMA-Factory about `file_name` by the name `dataset`: Alpaca rows, or pairs if ranking.
+
+    `columns` are those that the file has; one that is named but missing stops LLaMA-Factory. By
+    default it has all of them.
+    """
+    known = _PAIR_COLUMNS if ranking else _COLUMNS
+    used = {key: name for key, name in known.items() if columns is None or name in columns}
+    info = {dataset: {"file_name": file_name, "ranking": ranking, "columns": used}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
+
+
+def program_for(
+    command: str, keys: Mapping[str, Value], python: str = sys.executable
+) -> tuple[str, ...]:
+    """LLaMA-Factory in this interpreter: one process on the CPU, one a GPU to train on GPUs."""
+    gpus = _A_PROCESS_A_GPU if command == "train" and not keys.get("use_cpu") else ()
+    return (python, *gpus, "-m", "training.llamafactory_cli")
+
+
+def command_line(
+    command: str,
+    keys: Mapping[str, Value],
+    folder: Path,
+    threads: int = 2,
+    program: Sequence[str] | None = None,
+) -> list[str]:
+    """Exactly what `run_llamafactory` runs with the same arguments, from the project's root."""
+    environment = [f"OMP_NUM_THREADS={threads}", "OMP_WAIT_POLICY=PASSIVE"]
+    if (ROOT / str(keys.get("model_name_or_path", ""))).is_dir():
+        environment += _OFFLINE
+    if keys.get("use_cpu"):
+        # With several GPUs in sight LLaMA-Factory would start as many processes on the CPU.
+        environment.append("CUDA_VISIBLE_DEVICES=")
+    program = program or program_for(command, keys)
+    return ["env", *environment, *program, command, str(_recipe_file(command, folder))]
 
 
 async def run_llamafactory(
@@ -72,23 +134,22 @@ async def run_llamafactory(
     folder: Path,
     on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
     threads: int = 2,
-    program: Sequence[str] = (sys.executable, "-m", "training.llamafactory_cli"),
+    program: Sequence[str] | None = None,
 ) -> Path:
     """Run `llamafactory-cli COMMAND` (`train` or `export`) with these keys; the path of its log.
 
-    Recipe and log are written to `folder`. The child leads its own process group, which ends with
-    us whatever happens. Raises `TrainingFailed` naming the log when it ends badly or leaves no
-    finished result.
+    Recipe and log are written to `folder`; `program` stands in for LLaMA-Factory. The child leads
+    its own process group, which ends with us whatever happens. Raises `TrainingFailed` naming the
+    log when it ends badly or leaves no finished result.
     """
-    recipe_path, log_path = folder / f"{command}.yaml", folder / f"{command}.log"
-    _write(recipe_path, keys)
+    log_path = folder / f"{command}.log"
+    _write(_recipe_file(command, folder), keys)
     child = await asyncio.create_subprocess_exec(
-        *("env", *_SETTINGS, f"OMP_NUM_THREADS={threads}"),
-        *(*program, command, str(recipe_path)),
+        *command_line(command, keys, folder, threads, program),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         start_new_session=True,
     )
     log.info("training.started", command=command, log=str(log_path), pid=child.pid)
@@ -102,14 +163,51 @@ async def run_llamafactory(
             f"llamafactory-cli {command} ended with status {code}: {_last_words(log_path)!r}. "
             f"The whole story is in {log_path}."
         )
-    if command == "train":
+    # A run that only measures makes no step and leaves no state.
+    if command == "train" and keys.get("do_train", True):
         _check_finished(Path(str(keys["output_dir"])), log_path)
     return log_path
 
 
+def read_keys(command: str, folder: Path) -> dict[str, Any]:
+    """The keys that a run in this folder was started with; nothing where none was."""
+    path = _recipe_file(command, folder)
+    return _read_yaml(path) if path.exists() else {}
+
+
+def to_yaml(keys: Mapping[str, Value]) -> str:
+    """The recipe as LLaMA-Factory reads it."""
+    return str(yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True))
+
+
+def _recipe_file(command: str, folder: Path) -> Path:
+    return folder / f"{command}.yaml"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as exc:
+        raise ConfigError(f"Cannot read the recipe {path}: {exc}. Restore the file.") from exc
+    return read
+
+
+def _model_changes(model: str) -> _ModelChanges:
+    known = known_models()
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"There is no recipe {model!r}; {hint}?")
+    path = MODELS / f"{model}.yaml"
+    try:
+        return _ModelChanges.model_validate(_read_yaml(path))
+    except ValidationError as exc:
+        raise ConfigError(f"The recipe {path} is wrong: {exc}. Mend the file.") from exc
+
+
 def _write(path: Path, keys: Mapping[str, Value]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(dict(keys), sort_keys=False), encoding="utf-8")
+    path.write_text(to_yaml(keys), encoding="utf-8")
 
 
 async def _follow(
@@ -155,5 +253,7 @@ def _check_finished(output: Path, log_path: Path) -> None:
 
 
 def _last_words(log_path: Path) -> str:
-    lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][-300:] if lines else "no output"
+    """The last error that was named, or the last line: torchrun's own banner follows the error."""
+    text = log_path.read_text(encoding="utf-8", errors="replace").strip()
+    said = _ERROR.findall(text) or text.splitlines() or ["no output"]
+    return str(said[-1])[-300:]

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.corpus import Corpus, Exercise, request_text
+from training.corpus import Corpus, Exercise, Place, request_text
 from training.guidance import Guide, Places
 from training.induction import seed_induction
 from training.tokenizer import END, START
@@ -42,7 +42,7 @@ class Shape:
 class PretrainPlan:
     """How long and how fast; `tokens` counts what is read, padding left out."""
 
-    tokens: int = 9_000_000
+    tokens: int = 7_000_000
     batch_tokens: int = 3_000
     muon_rate: float = 0.012
     adam_rate: float = 2.5e-3
@@ -68,7 +68,8 @@ class Tokens:
 
     `block` is 0 for what every request sees and 1, 2, … for the requests, which do not see one
     another; `taught` marks the tokens whose prediction is learned. `sentence` numbers the sentences
-    of the documents from 1, `wanted` the sentence that a request's token is about.
+    of the documents (or the documents, where those are asked for) from 1, `wanted` the one that a
+    request's token is about.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -121,32 +122,27 @@ def encode_exercise(tokenizer: PreTrainedTokenizerFast, exercise: Exercise, limi
     """The exercise as tokens; only answers are taught. Requests beyond `limit` are left out."""
     encoded = Tokens()
     encoded.add(_ids(tokenizer, START))
-    places: list[tuple[str, str]] = []  # title and sentence, by the sentence's number less 1
-    for number, document in enumerate(exercise.documents, 1):
-        head = f"{'' if number == 1 else NEWLINE}<doc {number} {document.title}>{NEWLINE}"
-        encoded.add(_ids(tokenizer, head))
+    units: dict[Place, int] = {}
+    for number, document in enumerate(exercise.documents):
+        # Where whole documents are asked for, the title belongs to what is to be found.
+        unit = len(units) + 1 if exercise.whole else 0
+        encoded.add(_ids(tokenizer, f"{NEWLINE if number else ''}<doc {number + 1}"))
+        encoded.add(_ids(tokenizer, f" {document.title}"), sentence=unit)
+        encoded.add(_ids(tokenizer, f">{NEWLINE}"), sentence=unit)
         for place, sentence in enumerate(document.sentences):
-            places.append((document.title, sentence))
+            units[number, place] = unit or len(units) + 1
             joint = document.joint if place else ""
-            encoded.add(_ids(tokenizer, joint + sentence), sentence=len(places))
+            encoded.add(_ids(tokenizer, joint + sentence), sentence=units[number, place])
         encoded.add(_ids(tokenizer, f"{NEWLINE}</doc>"))
-    for block, (request, answer) in enumerate(exercise.pairs, 1):
-        wanted = _wanted(places, answer)
+    for block, request in enumerate(exercise.requests, 1):
+        wanted = units[request.place] if request.place else 0
         asked = _ids(tokenizer, request_text(request))
-        said = _ids(tokenizer, answer + END)
+        said = _ids(tokenizer, request.answer + END)
         if len(encoded.ids) + len(asked) + len(said) > limit:
             break
         encoded.add(asked, block=block, wanted=wanted)
         encoded.add(said, block=block, wanted=wanted, taught=True)
     return encoded
-
-
-def _wanted(places: Sequence[tuple[str, str]], answer: str) -> int:
-    """The number of the sentence that the answer quotes first, 0 if it quotes none."""
-    for number, (title, sentence) in enumerate(places, 1):
-        if title in answer and sentence in answer:
-            return number
-    return 0
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerFast, text: str, limit: int) -> Tokens:

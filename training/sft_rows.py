@@ -22,17 +22,22 @@ from core.prompt import build_prompt
 from training import phrases
 from training.corpus import Corpus, answer_text
 from training.material import Entry, Question
+from training.spoken import spoken_entry
 
 LEAST_ROWS = 3_000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training example: the prompt as chat messages, and the answer. `kind` is for reports."""
+    """One training example: the prompt as chat messages, and the answer. `kind` is for reports.
+
+    `entry` is the id of the entry that answers, "" if there is none or are two.
+    """
 
     prompt: tuple[ChatMessage, ...]
     output: str
     kind: str
+    entry: str = ""
 
     def alpaca(self) -> dict[str, str | list[list[str]]]:
         """The columns instruction, input, output, system and history."""
@@ -52,20 +57,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many rows of each other kind there are to one plain question with its passages."""
+    """How many rows of each other kind there are to one plain question with its passages.
+
+    `talked` are such questions answered in talk: few, so that talk is not what the model does by
+    itself, but enough that DPO finds it there (reference figures: 10 to 30 of 100 rows).
+    """
 
     refused: float = 0.15
     followed: float = 0.06
     photographed: float = 0.06
     compared: float = 0.04
     greeted: float = 0.015
+    talked: float = 0.1
 
 
 def framed_answer(title: str, said: str, lang: Language) -> str:
     """The frame of every answer: which entry it is about, then that entry's own words."""
-    if lang == "zh":
-        return f"您好，{answer_text(title, said)}"
-    return answer_text(title, said, " ")
+    return f"{'您好，' if lang == 'zh' else ''}{answer_text(title, said, lang)}"
 
 
 def make_rows(
@@ -77,7 +85,7 @@ def make_rows(
     answer of at least `repeats` rows.
     """
     shares = shares or Shares()
-    maker = _RowMaker(corpus, random.Random(seed))
+    maker = RowMaker(corpus, random.Random(seed))
     rows = [
         maker.answered(question, reworded=turn > 0)
         for turn in range(repeats)
@@ -89,10 +97,12 @@ def make_rows(
         (maker.photographed, shares.photographed),
         (maker.compared, shares.compared),
         (maker.greeted, shares.greeted),
+        (maker.talked, shares.talked),
     )
     single = len(rows)
     for make, share in kinds:
         rows += [make() for _ in range(round(single * share))]
+    rows = list(dict.fromkeys(rows))  # there are few ways to say hello
     maker.dice.shuffle(rows)
     return rows
 
@@ -114,15 +124,24 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
 
 
 @dataclass
-class _RowMaker:
+class RowMaker:
+    """Makes one row at a time; the same dice make the same rows."""
+
     corpus: Corpus
     dice: random.Random
 
     def answered(self, question: Question, *, reworded: bool) -> Row:
+        """The question among confusable passages, answered with the right one."""
         entry = self._entry(question)
         asked = self.corpus.reworded(self.dice, question) if reworded else question.text
         prompt = build_prompt(asked, language=entry.lang, passages=self._company([entry]))
-        return Row(prompt, _answer(entry), "answered")
+        return Row(prompt, _answer(entry), "answered", entry.id)
+
+    def talked(self) -> Row:
+        """A question that is answered the way people talk."""
+        row = self.answered(self.dice.choice(self.corpus.material.questions), reworded=True)
+        entry = self.corpus.material.entries[row.entry]
+        return Row(row.prompt, spoken_entry(self.dice, entry), "talked", entry.id)
 
     def refused(self) -> Row:
         """Wrong passages, a matter that passages never hold, another field, or no passages."""
@@ -152,7 +171,7 @@ class _RowMaker:
             passages=self._company([entry]),
             history=history,
         )
-        return Row(prompt, _answer(entry), "followed")
+        return Row(prompt, _answer(entry), "followed", entry.id)
 
     def photographed(self) -> Row:
         """A question with what was seen in a photo; the answer says so before it quotes."""
@@ -163,7 +182,7 @@ class _RowMaker:
             question.text, language=entry.lang, passages=self._company([entry]), tags=tags
         )
         said = _seen(tags, entry.lang) + _answer(entry)
-        return Row(prompt, said, "photographed")
+        return Row(prompt, said, "photographed", entry.id)
 
     def compared(self) -> Row:
         """Two kinds of shoe or material set side by side: the first sentence of each."""
@@ -176,6 +195,7 @@ class _RowMaker:
         return Row(prompt, f"{_first_sentence(one)}{one.joint}{second}", "compared")
 
     def greeted(self) -> Row:
+        """Small talk."""
         lang = self._some_language()
         said, answer = self.dice.choice(phrases.TALK_ZH if lang == "zh" else phrases.TALK_EN)
         return Row(build_prompt(said, language=lang), answer, "greeted")

@@ -18,7 +18,7 @@ from tokenizers.trainers import BpeTrainer  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerFast
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-LATIN_MERGES = 1100
+LATIN_MERGES = 1500
 # A Latin word with the space before it is one field for merging; anything else stands alone.
 _WORD = Regex("▁?[A-Za-z]+|[\\s\\S]")
 _SPACE = "▁"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from core.errors import TrainingFailed
 from training.build import BuildPlan, build_models
+from training.embedder import EmbedderPlan
 from training.llamafactory import TrainingProgress, Value
 from training.pretrain import PretrainPlan, Shape
 
@@ -20,9 +25,13 @@ DATA = Path(__file__).parents[2] / "data"
 
 @dataclass
 class FakeTrainer:
-    """Leaves what LLaMA-Factory would leave: "merging" is copying the base."""
+    """Leaves what LLaMA-Factory would leave: "merging" is copying the base.
+
+    `first_reward` is what its DPO logs at the first step.
+    """
 
     asked: list[str] = field(default_factory=list)
+    first_reward: float = 0.0
 
     async def __call__(
         self,
@@ -37,20 +46,38 @@ class FakeTrainer:
             shutil.copytree(
                 str(keys["model_name_or_path"]), str(keys["export_dir"]), dirs_exist_ok=True
             )
+        elif keys["stage"] == "dpo":
+            self._leave_adapter(Path(str(keys["output_dir"])))
         return folder / "log"
+
+    def _leave_adapter(self, made: Path) -> None:
+        made.mkdir(parents=True, exist_ok=True)
+        config = {
+            "base_model_name_or_path": "/somewhere/expert",
+            "target_modules": ["b", "a"],
+            "lora_alpha": 32,
+        }
+        (made / "adapter_config.json").write_text(json.dumps(config))
+        save_file({"a.lora_A.weight": torch.ones(2, 4)}, made / "adapter_model.safetensors")
+        points = [{"step": 1, "loss": 0.69, "rewards/chosen": self.first_reward}, {"runtime": 2.0}]
+        (made / "trainer_state.json").write_text(json.dumps({"log_history": points}))
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> BuildPlan:
     data = tmp_path / "data"
     (data / "eval").mkdir(parents=True)
-    for name in ("knowledge_base.json", "questions.jsonl", "eval/held_out_entries.json"):
+    for name in (
+        *("knowledge_base.json", "questions.jsonl", "spoken.jsonl", "synonyms.txt"),
+        *("eval/held_out_entries.json", "eval/retrieval.jsonl"),
+    ):
         shutil.copy(DATA / name, data / name)
     return BuildPlan(
         data=data,
         work=tmp_path / "work",
         shape=Shape(layers=5, width=64, heads=4, inner=64),
         pretraining=PretrainPlan(tokens=3_000, batch_tokens=2_000),
+        embedding=EmbedderPlan(width=8, steps=1),
         threads=1,
     )
 
@@ -80,14 +107,53 @@ async def test_changed_settings_make_only_the_later_steps_anew(plan: BuildPlan) 
     second = FakeTrainer()
     await build_models(replace(plan, sft_changes={"lora_rank": 8}), _nobody, second)
     after = load_file(plan.base / "model.safetensors")
-    assert second.asked == ["train", "export"]
+    assert second.asked == ["train", "export", "train"]
     assert all(bool((after[key] == before[key]).all()) for key in before)
 
 
 async def test_llamafactory_itself_trains_and_merges_what_the_build_serves(plan: BuildPlan) -> None:
-    small = replace(plan, sft_changes={"max_steps": 2, "per_device_train_batch_size": 2})
+    two: dict[str, Value] = {"max_steps": 2, "per_device_train_batch_size": 2}
+    small = replace(plan, sft_changes=two, dpo_changes=two)
     served = await build_models(small, _nobody)
     merged, base = (load_file(folder / "model.safetensors") for folder in (served, small.base))
     assert set(merged) == set(base)
     assert any(not merged[name].equal(base[name]) for name in merged)
     assert AutoModelForCausalLM.from_pretrained(served).num_parameters() > 0
+    adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(served), small.adapter)
+    assert adapter.peft_config["default"].r == 16
+    history = json.loads(small.history.read_text())
+    assert history["dpo"][0]["rewards/chosen"] == 0.0
+    assert {"tokenizer", "base", "sft", "export", "dpo", "embedder"} <= set(history["minutes"])
+
+
+async def test_the_shipped_adapter_names_no_folder_of_the_machine_it_was_made_on(
+    plan: BuildPlan,
+) -> None:
+    await build_models(plan, _nobody, FakeTrainer())
+    config = json.loads((plan.adapter / "adapter_config.json").read_text())
+    assert config == {
+        "base_model_name_or_path": "expert",
+        "target_modules": ["a", "b"],
+        "lora_alpha": 8,
+    }
+
+
+async def test_an_adapter_that_did_not_start_from_the_served_model_is_refused(
+    plan: BuildPlan,
+) -> None:
+    with pytest.raises(TrainingFailed, match="its reference is not the served model"):
+        await build_models(plan, _nobody, FakeTrainer(first_reward=0.2))
+    assert not plan.adapter.exists()
+
+
+async def test_pairs_to_measure_with_are_about_what_no_training_pair_says(plan: BuildPlan) -> None:
+    await build_models(plan, _nobody, FakeTrainer())
+    taught, held = (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for path in (plan.pairs, plan.held_out_pairs)
+    )
+    assert len(taught) >= 600
+    assert len(held) >= 100
+    assert {row["prompt"] for row in taught}.isdisjoint(row["prompt"] for row in held)
+    assert {row["chosen"] for row in taught}.isdisjoint(row["chosen"] for row in held)
+    assert {row["rejected"] for row in taught}.isdisjoint(row["rejected"] for row in held)

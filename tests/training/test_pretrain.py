@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from training.corpus import Corpus, Exercise
+from training.corpus import Corpus, Request
 from training.material import Entry, Material, Question
 from training.pretrain import (
     PretrainPlan,
@@ -84,8 +85,8 @@ def test_a_request_does_not_see_the_others(
 
     made = corpus.real(random.Random(4))
     model = new_model(tokenizer, SHAPE, 1).eval()
-    first, alone = made.pairs[0], Exercise(made.documents, made.pairs[:1], made.lang)
-    other = Exercise(made.documents, (("？", "无。"), first), made.lang)
+    first, alone = made.requests[0], replace(made, requests=made.requests[:1])
+    other = replace(made, requests=(Request("？", "无。"), first))
     losses = []
     for exercise, skipped in ((alone, 0), (other, 1)):
         encoded = encode_exercise(tokenizer, exercise, 1024)
