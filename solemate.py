@@ -6,12 +6,14 @@ import asyncio
 import errno
 import json
 import secrets
+import shlex
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -25,21 +27,33 @@ from rich.table import Table
 
 from core.errors import ConfigError, SolemateError, StoreError
 from core.logs import configure_logs
-from core.settings import Settings, at_root, load_settings
+from core.settings import ROOT, Settings, at_root, load_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bots.bot import Bot
+    from bots.lanes import Lanes
+    from bots.telegram.front import Telegram
+    from bots.telegram.polling import Polling
     from bots.terminal import Expert
     from bots.web.desk import Desk
-    from core.engine import Engine
+    from core.colours import ColourVision
+    from core.engine import Engine, Options
     from core.inbox import Inbox
     from core.index import Index, IndexFolder
     from core.model import OpenAIChatModel
     from core.photos import PhotoLimits
+    from core.registry import Registry
     from core.retrieval import Retriever, Snapshot
     from core.store import Store
-    from core.vision import Vision
+    from core.vision import ClipVision, Vision
+    from training.eval_report import Report
+    from training.eval_sets import Case
+    from training.evaluate import Measured
+    from training.lineup import Label, Lineup
+    from training.servers.embedded import ServerOptions
+    from training.train import Stage, TrainingPlan
 
 # Modules that load torch are imported where they are needed: `solemate --help` takes no second.
 
@@ -141,7 +155,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Default: model.base_url's.")] = None,
     model: Annotated[Path | None, typer.Option(help="Default: model.expert.")] = None,
     adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of a LoRA adapter to load.")
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a LoRA adapter; default: model.adapter's."),
     ] = None,
 ) -> None:
     """Serve a model with LoRA adapters through an OpenAI-compatible API."""
@@ -160,7 +175,9 @@ def serve(
         adapters=dict(_named_folder(one) for one in adapter or ()),
         api_key=key.get_secret_value() if key else "",
     )
-    _run(serve_embedded(options))
+    # An adapter that is asked for here has to be right; the settings' one is left out if it is not.
+    named = adapter is not None or model is not None
+    _run(serve_embedded(options) if named else _serve_with_adapter(settings, options))
 
 
 @app.command()
@@ -188,11 +205,17 @@ kb = typer.Typer(no_args_is_help=True, help="The knowledge base and its index.")
 data = typer.Typer(no_args_is_help=True, help="The data files.")
 evaluation = typer.Typer(no_args_is_help=True, help="Figures on held-out data.")
 models = typer.Typer(no_args_is_help=True, help="The shipped models.")
-for name, group in (("kb", kb), ("data", data), ("eval", evaluation), ("models", models)):
+train = typer.Typer(no_args_is_help=True, help="One training run by LLaMA-Factory.")
+for name, group in (
+    *(("kb", kb), ("data", data), ("eval", evaluation), ("models", models)),
+    ("train", train),
+):
     app.add_typer(group, name=name)
 
 CALIBRATION_QUESTIONS = ("data/questions.jsonl", "data/unanswerable.jsonl")
 QUESTIONS = ("data/eval/retrieval.jsonl", "data/eval/unanswerable.jsonl")
+PAIRS = "data/eval/dpo.jsonl"
+GOLDEN = "data/eval/golden.jsonl"
 
 
 @kb.command()
@@ -307,6 +330,98 @@ def evaluate_photos(
     _print_rows([asdict(_run(found))], as_json)
 
 
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="Ask this server, not the shipped models.")
+]
+BaseName = Annotated[str | None, typer.Option("--base", help="The base's name on --base-url.")]
+SftName = Annotated[str | None, typer.Option("--sft", help="SFT's name on --base-url.")]
+DpoName = Annotated[str | None, typer.Option("--dpo", help="DPO's name on --base-url.")]
+AdapterFolder = Annotated[
+    Path | None, typer.Option("--adapter", help="DPO's folder; default: model.adapter_path.")
+]
+Limit = Annotated[int, typer.Option(min=0, help="Questions of each group and language; 0 for all.")]
+AllOfThem = Annotated[bool, typer.Option("--all", help="The same as --limit 0.")]
+EvalOutput = Annotated[
+    Path | None, typer.Option("--output", help="The JSON file; a picture goes beside it.")
+]
+
+
+@evaluation.command("sft")
+def evaluate_sft(
+    context: typer.Context,
+    base_url: BaseUrl = None,
+    base: BaseName = None,
+    sft: SftName = None,
+    dpo: DpoName = None,
+    adapter: AdapterFolder = None,
+    limit: Limit = 60,
+    all_of_them: AllOfThem = False,
+    output: EvalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Compare base, SFT and DPO on held-out questions: BLEU-4, ROUGE-L, facts, refusals, speed."""
+    settings: Settings = context.obj
+    lineup = _lineup(settings, base_url, {"base": base, "sft": sft, "dpo": dpo}, adapter)
+    found = _run(_evaluate_sft(settings, lineup, 0 if all_of_them else limit))
+    _show_report(settings, found, output or settings.state / "eval" / "sft.json", as_json)
+
+
+@evaluation.command("dpo")
+def evaluate_dpo(
+    context: typer.Context,
+    base_url: BaseUrl = None,
+    base: BaseName = None,
+    sft: SftName = None,
+    dpo: DpoName = None,
+    adapter: AdapterFolder = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="What DPO was trained with; default: training.recipe.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Held-out pairs; default: data/eval/.")] = None,
+    limit: Limit = 60,
+    all_of_them: AllOfThem = False,
+    output: EvalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Measure DPO on held-out pairs: reward accuracy and margin, and how the answers changed.
+
+    With --base-url rewards are measured only where --adapter names the folder: they need weights.
+    """
+    settings: Settings = context.obj
+    lineup = _lineup(settings, base_url, {"base": base, "sft": sft, "dpo": dpo}, adapter)
+    weights = adapter or (None if base_url else at_root(settings.model.adapter_path))
+    found = _run(
+        _evaluate_dpo(
+            settings,
+            lineup,
+            pairs or at_root(PAIRS),
+            weights,
+            recipe or settings.training.recipe,
+            0 if all_of_them else limit,
+        )
+    )
+    _show_report(settings, found, output or settings.state / "eval" / "dpo.json", as_json)
+
+
+@evaluation.command("golden")
+def evaluate_golden(
+    context: typer.Context,
+    base_url: BaseUrl = None,
+    sft: SftName = None,
+    dpo: DpoName = None,
+    adapter: AdapterFolder = None,
+    rows: Annotated[Path | None, typer.Option(help="Golden rows; default: data/eval/.")] = None,
+    failures: Annotated[bool, typer.Option("--failures", help="List what failed.")] = False,
+    output: EvalOutput = None,
+    as_json: Json = False,
+) -> None:
+    """Put the golden set to the whole engine: facts, refusals, photos, follow-ups, format."""
+    settings: Settings = context.obj
+    lineup = _lineup(settings, base_url, {"sft": sft, "dpo": dpo}, adapter)
+    found = _run(_evaluate_golden(settings, lineup, rows or at_root(GOLDEN), failures))
+    _show_report(settings, found, output or settings.state / "eval" / "golden.json", as_json)
+
+
 @data.command()
 def report(context: typer.Context, as_json: Json = False) -> None:
     """Check every data file and count what is in it."""
@@ -327,6 +442,77 @@ def build_shipped(context: typer.Context) -> None:
     _run(_build_models(context.obj))
 
 
+# --- training ---
+
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help="Which model; default: training.recipe.")
+]
+BaseModelName = Annotated[
+    str, typer.Option("--model", help="Start from this folder or hub name instead.")
+]
+Dataset = Annotated[
+    Path | None, typer.Option("--dataset", help="Rows to train on; default: data/'s.")
+]
+Output = Annotated[Path | None, typer.Option("--output", help="Where the result goes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="A file of deploy/profiles/, as before `train`.")
+]
+
+
+@train.command("sft")
+def train_sft(
+    context: typer.Context,
+    recipe: RecipeName = None,
+    model: BaseModelName = "",
+    dataset: Dataset = None,
+    output: Output = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Teach a model to answer from passages: a LoRA adapter from data/shoes.jsonl."""
+    settings = _with_profile(context, profile)
+    plan = _plan(settings, "sft", recipe, model, output, dataset=dataset)
+    _run(_train(settings, plan, dry_run, as_json))
+
+
+@train.command("dpo")
+def train_dpo(
+    context: typer.Context,
+    recipe: RecipeName = None,
+    model: BaseModelName = "",
+    dataset: Dataset = None,
+    output: Output = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Teach the merged SFT model which answers people prefer: an adapter from shoes_dpo.jsonl."""
+    settings = _with_profile(context, profile)
+    plan = _plan(settings, "dpo", recipe, model, output, dataset=dataset)
+    _run(_train(settings, plan, dry_run, as_json))
+
+
+@train.command("export")
+def train_export(
+    context: typer.Context,
+    recipe: RecipeName = None,
+    model: BaseModelName = "",
+    adapter: Annotated[
+        Path | None, typer.Option(help="Its folder; default: the last SFT's.")
+    ] = None,
+    output: Output = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Merge an SFT adapter into its model: what is served, and what DPO starts from."""
+    settings = _with_profile(context, profile)
+    plan = _plan(settings, "export", recipe, model, output, adapter=adapter)
+    _run(_train(settings, plan, dry_run, as_json))
+
+
 # --- opening things ---
 
 
@@ -337,53 +523,61 @@ class Opened:
     store: Store
     index: IndexFolder
     retriever: Retriever
-    vision: Vision
+    vision: ClipVision | ColourVision
     model: OpenAIChatModel
+    registry: Registry
     engine: Engine
 
 
 @asynccontextmanager
 async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
     """Open the store, the index, the eyes and the model, and put the engine on top."""
-    from core.engine import Engine, Options
-    from core.model import Sampling
-    from core.prompt import Budget, estimate_tokens
+    from core.engine import Engine
+    from core.registry import Registry, live_adapter
     from core.store import Store
 
+    live = live_adapter(settings.model)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(settings.database.address))
         index, retriever = await open_retriever(settings)
         vision = open_vision(settings)
         model = await stack.enter_async_context(open_model(settings))
-        sampling = Sampling(
-            max_tokens=settings.model.max_tokens,
-            temperature=settings.model.temperature,
-            repetition_penalty=settings.model.repetition_penalty,
-        )
-        room = settings.model.context_tokens - settings.model.max_tokens
-
-        async def choose_adapter(_user_id: str) -> str:
-            return settings.model.base_model
-
+        registry = Registry(model, settings.model.base_model, live)
+        await stack.enter_async_context(registry.reconciling())
         engine = Engine(
             store=store,
             retriever=retriever,
             vision=vision,
             model=model,
-            choose_adapter=choose_adapter,
-            options=Options(
-                base_model=settings.model.base_model,
-                sampling=sampling,
-                budget=Budget(room, estimate_tokens),
-                photo_limits=photo_limits(settings),
-                max_characters=settings.conversation.max_characters,
-                rounds=settings.conversation.rounds,
-                expire_seconds=settings.conversation.expire_minutes * 60,
-                min_support=settings.model.min_support,
-                rewrite=settings.retrieval.rewrite,
-            ),
+            choose_adapter=registry.choose,
+            report_missing=registry.report_missing,
+            options=engine_options(settings),
         )
-        yield Opened(store, index, retriever, vision, model, engine)
+        yield Opened(store, index, retriever, vision, model, registry, engine)
+
+
+def engine_options(settings: Settings) -> Options:
+    """How the engine answers."""
+    from core.engine import Options
+    from core.model import Sampling
+    from core.prompt import Budget, estimate_tokens
+
+    model = settings.model
+    return Options(
+        base_model=model.base_model,
+        sampling=Sampling(
+            max_tokens=model.max_tokens,
+            temperature=model.temperature,
+            repetition_penalty=model.repetition_penalty,
+        ),
+        budget=Budget(model.context_tokens - model.max_tokens, estimate_tokens),
+        photo_limits=photo_limits(settings),
+        max_characters=settings.conversation.max_characters,
+        rounds=settings.conversation.rounds,
+        expire_seconds=settings.conversation.expire_minutes * 60,
+        min_support=model.min_support,
+        rewrite=settings.retrieval.rewrite,
+    )
 
 
 async def open_retriever(settings: Settings) -> tuple[IndexFolder, Retriever]:
@@ -449,7 +643,7 @@ def on_disk(settings: Settings, folder: IndexFolder) -> OnDisk:
     return folder.version, file.stat().st_mtime_ns if file.exists() else 0
 
 
-def open_vision(settings: Settings) -> Vision:
+def open_vision(settings: Settings) -> ClipVision | ColourVision:
     """CLIP when the settings name a model; else the colour namer, which needs none."""
     from core.tags import load_tags
 
@@ -560,17 +754,24 @@ async def _up(settings: Settings) -> None:
                 listening(settings.web.host, settings.web.port, "SOLEMATE__WEB__PORT")
             )
             opened = await stack.enter_async_context(open_expert(settings))
+            await opened.vision.warm()
         limits = settings.limits
         inbox = Inbox(opened.store, owner=uuid.uuid4().hex, depth=limits.lane_depth)
         if opened.store.exclusive:
             # What a killed solemate left leased need not wait for its leases to run out.
             await inbox.take_over()
         feeds = Feeds()
+        bots: dict[Platform, Bot] = dict.fromkeys(
+            (Platform.WEB, Platform.API, Platform.TERMINAL), feeds
+        )
+        telegram = await _open_telegram(stack, settings, opened.store, inbox)
+        if telegram is not None:
+            bots[Platform.TELEGRAM] = telegram.answers
         lanes = Lanes(
             inbox=inbox,
             store=opened.store,
             engine=opened.engine,
-            bots=dict.fromkeys((Platform.WEB, Platform.API, Platform.TERMINAL), feeds),
+            bots=bots,
             limits=Limits(
                 Allowance(
                     limits.messages_per_minute, limits.photos_per_minute, limits.messages_per_day
@@ -587,26 +788,64 @@ async def _up(settings: Settings) -> None:
             photo_limits(settings),
             settings.conversation.expire_minutes * 60,
         )
+        polling = None if telegram is None else _polling(settings, telegram, lanes, opened.engine)
         server = uvicorn.Server(
             uvicorn.Config(
-                _web(settings, opened, desk),
+                _web(settings, opened, desk, polling),
                 log_config=None,
+                # Whoever calls could write another address into them, and escape its limits.
+                proxy_headers=False,
                 timeout_graceful_shutdown=5,
             )
         )
         async with lanes.running(), asyncio.TaskGroup() as tasks:
-            chores = tasks.create_task(_chores(settings, opened, inbox))
+            background = [tasks.create_task(_chores(settings, opened, inbox))]
+            if polling is not None:
+                background.append(tasks.create_task(polling.run()))
             address = settings.web.public_url or settings.web.address
             out.print(f"Solemate is ready: [bold]{address}[/bold]  (Ctrl-C stops)")
             await server.serve(sockets=[listener])
-            chores.cancel()
+            for task in background:
+                task.cancel()
 
 
-def _web(settings: Settings, opened: Opened, desk: Desk) -> FastAPI:
+async def _open_telegram(
+    stack: AsyncExitStack, settings: Settings, store: Store, inbox: Inbox
+) -> Telegram | None:
+    """The connection to Telegram, open as long as `stack`; None without a token."""
+    token = settings.secrets.TELEGRAM_BOT_TOKEN
+    if token is None:
+        return None
+    from bots.telegram.front import Access, open_telegram
+    from bots.telegram.people import Guests
+
+    chosen = settings.telegram
+    guests = Guests(
+        frozenset(chosen.allowed_users),
+        frozenset(chosen.allowed_chats),
+        frozenset(chosen.operators),
+    )
+    access = Access(token.get_secret_value(), chosen.base_url, chosen.base_file_url, guests)
+    return await stack.enter_async_context(open_telegram(access, store=store, inbox=inbox))
+
+
+def _polling(settings: Settings, telegram: Telegram, lanes: Lanes, engine: Engine) -> Polling:
+    """What takes Telegram's messages in."""
+    from bots.telegram.commands import Privacy
+
+    return telegram.polling(
+        lanes,
+        engine,
+        privacy=Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats),
+        max_photo_bytes=settings.vision.max_bytes,
+    )
+
+
+def _web(settings: Settings, opened: Opened, desk: Desk, polling: Polling | None) -> FastAPI:
     """The API with the chat page on it."""
     from bots.web.api import ApiOptions, create_api
     from bots.web.chat import mount_chat
-    from bots.web.health import Condition, PartHealth
+    from bots.web.health import Condition, PartHealth, adapter_health
 
     async def model() -> PartHealth:
         if await opened.model.healthy():
@@ -621,9 +860,24 @@ def _web(settings: Settings, opened: Opened, desk: Desk) -> FastAPI:
         only = "Colours only: style and pattern need a CLIP model."
         return PartHealth(detail=only if opened.vision.colours_only else "")
 
+    async def adapter() -> PartHealth:
+        return await adapter_health(opened.registry)
+
+    parts = {"index": index, "vision": vision, "model": model, "adapter": adapter}
+    if polling is not None:
+        status = polling.status
+
+        async def telegram() -> PartHealth:
+            now = time.monotonic()
+            problem = status.complaint(now)
+            condition = Condition.DEGRADED if problem else Condition.OK
+            quiet = round(status.quiet_seconds(now), 1)
+            return PartHealth(condition, problem, {"quiet_seconds": quiet})
+
+        parts["telegram"] = telegram
     app = create_api(
         desk,
-        parts={"index": index, "vision": vision, "model": model},
+        parts=parts,
         options=ApiOptions(
             model_name=settings.model.base_model,
             max_tokens=settings.model.max_tokens,
@@ -657,6 +911,26 @@ async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
         await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
     except StoreError as exc:
         log.warning("nothing_forgotten", problem=str(exc))
+
+
+async def _serve_with_adapter(settings: Settings, options: ServerOptions) -> None:
+    """Serve with the settings' adapter, or without it when it cannot be used.
+
+    A server that `up` starts again and again must come up whatever has become of the adapter.
+    """
+    from core.errors import AdapterRejected
+    from core.registry import check_adapter, live_adapter
+    from training.servers.embedded import serve as serve_embedded
+
+    live = live_adapter(settings.model)
+    if live is not None and live.path is not None:
+        try:
+            check_adapter(live)
+            await serve_embedded(replace(options, adapters={live.name: live.path}))
+            return
+        except AdapterRejected as exc:
+            log.warning("adapter_left_out", adapter=live.name, problem=str(exc))
+    await serve_embedded(options)
 
 
 async def _ask(
@@ -792,6 +1066,167 @@ async def _evaluate_retrieval(settings: Settings, questions: Sequence[Path], as_
     _print_rows([{k: v for k, v in figures.items() if isinstance(v, float)}], as_json)
 
 
+def _lineup(
+    settings: Settings,
+    base_url: str | None,
+    names: dict[Label, str | None],
+    adapter: Path | None,
+) -> Lineup:
+    """The models to compare: those of a running server by name, else the shipped ones."""
+    from training.lineup import Remote, Shipped
+
+    key = settings.secrets.MODEL_API_KEY
+    api_key = key.get_secret_value() if key else ""
+    named = {label: name for label, name in names.items() if name}
+    if bool(base_url) != bool(named):
+        raise ConfigError(
+            "--base-url and names go together: name the models that the server has with --base, "
+            "--sft or --dpo. Without any of them the shipped models are compared."
+        )
+    if base_url:
+        return Remote(base_url, named, api_key)
+    return Shipped(
+        base=at_root("data/embedded/base"),
+        expert=at_root(settings.model.expert),
+        adapter=adapter or at_root(settings.model.adapter_path),
+        command=[sys.executable, "-m", "solemate", *_same_settings(), "serve"],
+        served_name=settings.model.base_model,
+        log_file=settings.state / "eval" / "model-server.log",
+        api_key=api_key,
+    )
+
+
+def _there(lineup: Lineup, labels: Sequence[Label]) -> list[Label]:
+    """The models that can be compared; says which are left out, and why."""
+    from core.errors import NotFound
+
+    missing = lineup.missing(labels)
+    if len(missing) == len(labels):
+        raise NotFound(f"No model is there to be measured. {' '.join(missing.values())}")
+    for sentence in missing.values():
+        err.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    return [label for label in labels if label not in missing]
+
+
+async def _evaluate_sft(settings: Settings, lineup: Lineup, limit: int) -> Report:
+    from core.messages import Passage
+    from core.retrieval import Query
+    from training.eval_report import sft_report
+    from training.eval_sets import SetOptions, load_cases
+    from training.lineup import LABELS
+
+    labels = _there(lineup, LABELS)
+    _, retriever = await open_retriever(settings)
+
+    async def find(question: str) -> list[Passage]:
+        return [hit.passage for hit in (await retriever.rank(Query(question))).hits]
+
+    options = SetOptions(settings.retrieval.top_k, engine_options(settings).budget, limit)
+    with err.status("Finding passages…"):
+        cases = await load_cases(at_root("data"), find, options)
+    return sft_report(await _measure(settings, lineup, labels, cases))
+
+
+async def _evaluate_dpo(
+    settings: Settings,
+    lineup: Lineup,
+    pairs_file: Path,
+    adapter: Path | None,
+    recipe: str,
+    limit: int,
+) -> Report:
+    from training.eval_report import dpo_report
+    from training.eval_sets import PairRow, pair_cases, read_all
+    from training.lineup import LABELS
+    from training.rewards import Candidate, measure_rewards
+
+    labels = _there(lineup, LABELS)
+    pairs = read_all(pairs_file, PairRow)
+    cases = pair_cases(at_root("data"), pairs, limit)
+    measured = await _measure(settings, lineup, labels, cases)
+    if adapter is None or "dpo" not in labels:
+        return dpo_report(measured, None)
+    candidate = Candidate(at_root(settings.model.expert), adapter, recipe, settings.training.python)
+    with err.status(f"Rewards of {len(pairs)} pairs…"):
+        rewards = await measure_rewards(pairs, candidate, settings.state / "eval" / "rewards")
+    return dpo_report(measured, rewards)
+
+
+async def _measure(
+    settings: Settings, lineup: Lineup, labels: Sequence[Label], cases: Sequence[Case]
+) -> list[Measured]:
+    from training.evaluate import Asking, measure
+
+    sampling = replace(engine_options(settings).sampling, temperature=0.0)
+    with err.status("Starting the first model…") as status:
+        return await measure(
+            lineup,
+            labels,
+            cases,
+            Asking(sampling, settings.model.min_support),
+            lambda label, wanted, done: status.update(f"{label}: {done} of {wanted} answers"),
+        )
+
+
+async def _evaluate_golden(
+    settings: Settings, lineup: Lineup, rows_file: Path, failures: bool
+) -> Report:
+    from tempfile import TemporaryDirectory
+
+    from core.engine import Engine
+    from core.store import Store
+    from training.eval_report import golden_report
+    from training.eval_sets import read_all
+    from training.golden_eval import GoldenRow, measure_golden
+    from training.lineup import Served
+    from training.material import load_entries
+
+    labels = _there(lineup, ("sft", "dpo"))
+    rows = read_all(rows_file, GoldenRow)
+    _, retriever = await open_retriever(settings)
+    options = engine_options(settings)
+    options = replace(options, sampling=replace(options.sampling, temperature=0.0))
+    with TemporaryDirectory() as folder, err.status("Starting the first model…") as status:
+        async with Store(f"sqlite:///{folder}/golden.db") as store:
+
+            def engine_of(served: Served, eyes: Vision) -> Engine:
+                async def choose(_user_id: str) -> str:
+                    return served.name
+
+                return Engine(
+                    store=store,
+                    retriever=retriever,
+                    vision=eyes,
+                    model=served.chat,
+                    choose_adapter=choose,
+                    options=replace(options, base_model=served.name),
+                )
+
+            results = await measure_golden(
+                lineup,
+                labels,
+                rows,
+                load_entries(at_root("data/knowledge_base.json")),
+                open_vision(settings),
+                engine_of,
+                lambda label, wanted, done: status.update(f"{label}: {done} of {wanted} answers"),
+            )
+    return golden_report(results, failures=failures)
+
+
+def _show_report(settings: Settings, found: Report, path: Path, as_json: bool) -> None:
+    """Print a report, and keep it: its JSON in `path`, its picture beside it."""
+    from training.charts import load_history
+
+    found.save(path, load_history(at_root("data/embedded/history.json")))
+    if as_json:
+        _print_json(found.models)
+        return
+    for table in found.tables:
+        out.print(table)
+    out.print(f"The figures are in {path}, a picture is beside it.", markup=False, soft_wrap=True)
+
+
 async def _build_models(settings: Settings) -> None:
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -815,7 +1250,90 @@ async def _build_models(settings: Settings) -> None:
     out.print(f"The served model is in {made}.")
 
 
+def _plan(
+    settings: Settings,
+    stage: Stage,
+    recipe: str | None,
+    model: str,
+    output: Path | None,
+    *,
+    dataset: Path | None = None,
+    adapter: Path | None = None,
+) -> TrainingPlan:
+    from training.train import plan_training
+
+    return plan_training(
+        stage,
+        settings.state / "runs",
+        datetime.now(),
+        recipe_name=recipe or settings.training.recipe,
+        model=model,
+        adapter=adapter,
+        dataset=dataset,
+        output=output,
+        python=settings.training.python,
+    )
+
+
+async def _train(settings: Settings, plan: TrainingPlan, dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        _show_plan(plan, as_json)
+        return
+    made = await _with_progress(settings, plan)
+    if as_json:
+        _print_json({"stage": plan.stage, "recipe": plan.recipe, "output": str(made)})
+    else:
+        out.print(f"The {'model' if plan.stage == 'export' else 'adapter'} is in {made}.")
+
+
+def _show_plan(plan: TrainingPlan, as_json: bool) -> None:
+    """What would run, on stdout; what is still missing, on stderr."""
+    from training.llamafactory import to_yaml
+    from training.train import check_plan
+
+    if as_json:
+        _print_json(
+            {
+                "stage": plan.stage,
+                "recipe": plan.recipe,
+                "output": str(plan.output),
+                "keys": plan.keys,
+                "command_line": plan.command_line,
+            }
+        )
+    else:
+        typer.echo(f"{to_yaml(plan.keys)}\ncd {ROOT} && {shlex.join(plan.command_line)}")
+    try:
+        check_plan(plan)
+    except SolemateError as exc:
+        err.print(f"It cannot start yet. {exc}", style="yellow", markup=False, soft_wrap=True)
+
+
+async def _with_progress(settings: Settings, plan: TrainingPlan) -> Path:
+    from rich.progress import Progress, TimeElapsedColumn
+
+    from training.llamafactory import TrainingProgress
+    from training.train import run_training
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(plan.stage, total=None)
+
+        def show(done: TrainingProgress) -> None:
+            progress.update(task, completed=done.steps, total=done.total)
+
+        return await run_training(plan, show, timeout_minutes=settings.training.timeout_minutes)
+
+
 # --- small things ---
+
+
+def _with_profile(context: typer.Context, profile: str | None) -> Settings:
+    """The settings, read again where the command itself names a profile."""
+    if profile is not None:
+        read_settings(context, context.find_root().params["config"], profile)
+    settings: Settings = context.obj
+    return settings
 
 
 def _complain(sentence: str) -> NoReturn:

@@ -13,18 +13,17 @@ from tempfile import TemporaryDirectory
 from bench.effort import Effort
 from core.calibration import DEFAULT
 from core.embedding import open_embedder
-from core.engine import Engine, Options
+from core.engine import Engine
 from core.index import Index, Recipe
 from core.knowledge import load_knowledge
 from core.messages import Platform, UserMessage
-from core.model import ChatModel, Sampling
-from core.prompt import Budget, estimate_tokens
+from core.model import ChatModel
 from core.retrieval import RetrievalOptions, Retriever, Snapshot
 from core.retrieval_eval import load_questions
 from core.settings import Settings, at_root
 from core.store import Store
 from core.terms import Analyzer, load_lexicon
-from solemate import open_vision, photo_limits
+from solemate import open_vision
 
 _IDS = count()
 
@@ -88,19 +87,7 @@ class Expert:
             vision=open_vision(settings),
             model=model,
             choose_adapter=choose_adapter,
-            options=Options(
-                base_model=settings.model.base_model,
-                sampling=Sampling(settings.model.max_tokens, settings.model.temperature),
-                budget=Budget(
-                    settings.model.context_tokens - settings.model.max_tokens, estimate_tokens
-                ),
-                photo_limits=photo_limits(settings),
-                max_characters=settings.conversation.max_characters,
-                rounds=settings.conversation.rounds,
-                expire_seconds=settings.conversation.expire_minutes * 60,
-                min_support=settings.model.min_support,
-                rewrite=settings.retrieval.rewrite,
-            ),
+            options=engine_options(settings),
         )
 
 
