@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection
 
 from core.errors import Busy
 from core.messages import Platform, UserMessage
-from core.store import Store, inbox, posts, turns, upsert
+from core.store import Store, upsert
+from core.tables import inbox, posts, turns
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Tables and queries: conversations, turns, photos, feedback and the inbox.
+"""The store: conversations, turns, photos and feedback, in SQLite or PostgreSQL.
 
 Everything goes through SQLAlchemy Core, in dialect-neutral statements but for the upserts that
 SQLite and PostgreSQL spell alike. SQLite has one writer: all statements of a `Store` run one
@@ -46,6 +46,16 @@ from core.messages import (
     Timings,
     Turn,
 )
+from core.tables import (
+    conversations,
+    feedback_events,
+    inbox,
+    people,
+    photos,
+    posts,
+    starts,
+    turns,
+)
 
 log = structlog.get_logger()
 # PostgreSQL takes no NUL, and half of a surrogate pair has no UTF-8 form.
@@ -60,120 +70,6 @@ _MIGRATION_LOCK = 0x501E3A7E
 # How long it stays known that writing works, or that it does not. The small write that finds out
 # may fit on a disk that has just had no room for a message, so a failure counts for a while, too.
 KNOWN_SECONDS = 10.0
-
-metadata = sa.MetaData()
-
-conversations = sa.Table(
-    "conversations",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("platform", sa.String(16), nullable=False),
-    sa.Column("user_id", sa.String(64), nullable=False, index=True),
-    sa.Column("title", sa.String(80), nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("updated_at", sa.Float, nullable=False),
-)
-
-turns = sa.Table(
-    "turns",
-    metadata,
-    sa.Column("reply_id", sa.String(64), primary_key=True),
-    sa.Column(
-        "conversation_id",
-        sa.ForeignKey("conversations.id", ondelete="CASCADE"),
-        nullable=False,
-    ),
-    sa.Column("message_id", sa.String(128), nullable=False),
-    sa.Column("user_id", sa.String(64), nullable=False),
-    sa.Column("platform", sa.String(16), nullable=False),
-    sa.Column("question", sa.Text, nullable=False),
-    sa.Column("query", sa.Text, nullable=False),
-    sa.Column("prompt", sa.JSON, nullable=False),
-    sa.Column("passages", sa.JSON, nullable=False),
-    sa.Column("tags", sa.JSON, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("outcome", sa.String(16), nullable=False),
-    sa.Column("language", sa.String(8), nullable=False),
-    sa.Column("sources", sa.JSON, nullable=False),
-    sa.Column("suggestions", sa.JSON, nullable=False),
-    sa.Column("adapter", sa.String(128), nullable=False),
-    sa.Column("sampling", sa.JSON, nullable=False),
-    sa.Column("complete", sa.Boolean, nullable=False),
-    sa.Column("timings", sa.JSON, nullable=False),
-    sa.Column("asked_at", sa.Float, nullable=False),
-    sa.UniqueConstraint("platform", "conversation_id", "message_id"),
-    sa.Index("turns_by_conversation", "conversation_id", "asked_at"),
-)
-
-photos = sa.Table(
-    "photos",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("conversation_id", sa.String(64), nullable=False),
-    sa.Column("message_id", sa.String(128), nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("jpeg", sa.LargeBinary, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.UniqueConstraint("conversation_id", "message_id", "position"),
-)
-
-feedback_events = sa.Table(
-    "feedback_events",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("reply_id", sa.ForeignKey("turns.reply_id", ondelete="CASCADE"), nullable=False),
-    sa.Column("user_id", sa.String(64), nullable=False),
-    sa.Column("rating", sa.String(8), nullable=False),
-    sa.Column("reason", sa.String(32)),
-    sa.Column("comment", sa.Text, nullable=False),
-    sa.Column("correction", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Index("feedback_by_reply", "reply_id", "user_id", "id"),
-)
-
-inbox = sa.Table(
-    "inbox",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("platform", sa.String(16), nullable=False),
-    sa.Column("conversation_id", sa.String(64), nullable=False),
-    sa.Column("message_id", sa.String(128), nullable=False),
-    sa.Column("message", sa.JSON, nullable=False),
-    sa.Column("state", sa.String(8), nullable=False),
-    sa.Column("owner", sa.String(64)),
-    sa.Column("leased_until", sa.Float),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("received_at", sa.Float, nullable=False),
-    sa.UniqueConstraint("platform", "conversation_id", "message_id"),
-    sa.Index("inbox_by_state", "state", "id"),
-)
-
-posts = sa.Table(
-    "posts",
-    metadata,
-    sa.Column("place", sa.String(64), primary_key=True),
-    sa.Column("post_id", sa.String(64), primary_key=True),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("conversation_id", sa.String(64), nullable=False),
-    sa.Column("message_id", sa.String(128), nullable=False),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("posted_at", sa.Float, nullable=False),
-    sa.Index("posts_by_message", "conversation_id", "message_id"),
-)
-
-people = sa.Table(
-    "people",
-    metadata,
-    sa.Column("user_id", sa.String(64), primary_key=True),
-    sa.Column("language", sa.String(8)),
-)
-
-starts = sa.Table(
-    "starts",
-    metadata,
-    sa.Column("place", sa.String(64), primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True),
-)
 
 
 class Store:

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from core.store import metadata
+from core.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

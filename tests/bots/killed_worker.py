@@ -15,7 +15,7 @@ from bots.web.desk import Desk
 from core.errors import SolemateError
 from core.logs import configure_logs
 from core.messages import Event, Platform, UserMessage
-from core.store import turns
+from core.tables import turns
 from tests.bots.desks import open_desk
 
 

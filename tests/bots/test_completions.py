@@ -21,7 +21,7 @@ from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.errors import ModelUnavailable
 from core.model import Piece
-from core.store import turns
+from core.tables import turns
 from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk
 from tests.fakes import FakeChatModel
 

@@ -19,7 +19,7 @@ from bots.web.desk import Desk
 from core.errors import Busy, NotFound, SolemateError, StoreError
 from core.inbox import Letter
 from core.messages import Done, Event, Platform, UserMessage
-from core.store import inbox, turns
+from core.tables import inbox, turns
 from tests.bots.desks import open_desk
 from tests.fakes import FakeChatModel, HeldChatModel
 

@@ -36,7 +36,7 @@ from core.messages import (
     UserMessage,
 )
 from core.model import ChatModel
-from core.store import feedback_events, inbox, turns
+from core.tables import feedback_events, inbox, turns
 from core.wording import say
 from tests.bots.desks import ANSWER, open_desk
 from tests.bots.telegram_fake import (

@@ -9,7 +9,7 @@ from core.errors import Busy
 from core.inbox import DeadLetter, Inbox, Post
 from core.messages import Platform, UserMessage
 from core.store import Store
-from core.store import inbox as inbox_table
+from core.tables import inbox as inbox_table
 
 
 class Clock:

@@ -38,9 +38,8 @@ from core.messages import (
     Timings,
     Turn,
 )
-from core.store import (
-    KNOWN_SECONDS,
-    Store,
+from core.store import KNOWN_SECONDS, Store
+from core.tables import (
     conversations,
     feedback_events,
     inbox,
