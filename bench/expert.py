@@ -18,12 +18,12 @@ from core.index import Index, Recipe
 from core.knowledge import load_knowledge
 from core.messages import Platform, UserMessage
 from core.model import ChatModel
+from core.opening import engine_options, open_vision
 from core.retrieval import RetrievalOptions, Retriever, Snapshot
 from core.retrieval_eval import load_questions
 from core.settings import Settings, at_root
 from core.store import Store
 from core.terms import Analyzer, load_lexicon
-from solemate import open_vision
 
 _IDS = count()
 

@@ -28,8 +28,8 @@ from core.engine import Engine
 from core.inbox import Inbox
 from core.messages import Delta, Platform, Replaced
 from core.model import OpenAIChatModel
+from core.opening import photo_limits
 from core.store import Store
-from solemate import photo_limits
 
 PART = "first token"
 # Enough to see the first text; the rest would only keep the server busy.

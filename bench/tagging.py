@@ -13,11 +13,11 @@ from bench.expert import Expert
 from bench.figures import Figure, Goal, median
 from bench.tiny_clip import tiny_clip
 from core.colours import ColourVision
+from core.opening import photo_limits
 from core.photos import open_photo
 from core.settings import at_root
 from core.tags import load_tags
 from core.vision import ClipVision, Vision
-from solemate import photo_limits
 
 PART = "photos"
 _CAMERA = (4000, 3000)

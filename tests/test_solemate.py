@@ -19,10 +19,11 @@ import pytest
 
 from core.errors import ConfigError, ModelUnavailable, StoreError
 from core.inbox import Inbox
+from core.opening import on_disk, open_retriever, take_up
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
-from solemate import forget, main, on_disk, open_model, open_retriever, take_up
+from solemate import forget, main, open_model
 from tests.core.documents import write_objects
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,199 @@
+"""Opens the engine's parts from the settings: index, eyes, options, and what they need."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+import typer
+
+from core.errors import SolemateError
+from core.logs import configure_logs
+from core.settings import Settings, at_root, load_settings
+
+if TYPE_CHECKING:
+    from core.colours import ColourVision
+    from core.engine import Options
+    from core.index import IndexFolder
+    from core.photos import PhotoLimits
+    from core.retrieval import Retriever, Snapshot
+    from core.store import Store
+    from core.vision import ClipVision
+
+# Modules that load torch are imported where they are needed: `solemate --help` takes no second.
+
+log = structlog.get_logger()
+OnDisk = tuple[str, int]
+
+
+def use_settings(context: typer.Context, config: Path | None, profile: str | None) -> Settings:
+    """Read the settings, hand them to the command, and log as they say."""
+    settings = load_settings(config, profile=profile)
+    configure_logs(
+        settings.logging.level, at_root(settings.logging.file) if settings.logging.file else None
+    )
+    context.obj = settings
+    return settings
+
+
+def with_profile(context: typer.Context, profile: str | None) -> Settings:
+    """The settings, read again where the command itself names a profile."""
+    if profile is not None:
+        return use_settings(context, context.find_root().params["config"], profile)
+    settings: Settings = context.obj
+    return settings
+
+
+def open_store(settings: Settings, *, exclusive: bool = True) -> Store:
+    """The database, to be opened with `async with`."""
+    from core.store import Store
+
+    return Store(settings.database.address, exclusive=exclusive)
+
+
+def engine_options(settings: Settings) -> Options:
+    """How the engine answers."""
+    from core.engine import Options
+    from core.model import Sampling
+    from core.prompt import Budget, estimate_tokens
+
+    model = settings.model
+    return Options(
+        base_model=model.base_model,
+        sampling=Sampling(
+            max_tokens=model.max_tokens,
+            temperature=model.temperature,
+            repetition_penalty=model.repetition_penalty,
+        ),
+        budget=Budget(model.context_tokens - model.max_tokens, estimate_tokens),
+        photo_limits=photo_limits(settings),
+        max_characters=settings.conversation.max_characters,
+        rounds=settings.conversation.rounds,
+        expire_seconds=settings.conversation.expire_minutes * 60,
+        min_support=model.min_support,
+        rewrite=settings.retrieval.rewrite,
+    )
+
+
+async def open_retriever(settings: Settings) -> tuple[IndexFolder, Retriever]:
+    """The index of the knowledge base, built when it is not, and a retriever on it."""
+    from core.embedding import open_embedder
+    from core.index import IndexFolder, Recipe
+    from core.reranker import CrossEncoderReranker
+    from core.retrieval import RetrievalOptions, Retriever
+    from core.terms import Analyzer, load_lexicon
+
+    wanted = settings.retrieval
+    recipe = Recipe(
+        Analyzer(load_lexicon(at_root("data/synonyms.txt"))),
+        open_embedder(model_name(wanted.embedding_model), wanted.device),
+        wanted.device,
+    )
+    folder = IndexFolder(settings.state / "index", recipe)
+    await folder.build(at_root(wanted.knowledge))
+    options = RetrievalOptions(
+        top_k=wanted.top_k,
+        dense_weight=wanted.dense_weight,
+        fusion=wanted.fusion,
+        min_relevance=wanted.min_relevance,
+    )
+    reranker = (
+        CrossEncoderReranker(model_name(wanted.reranker), wanted.device)
+        if wanted.reranker
+        else None
+    )
+    return folder, Retriever(await load_snapshot(settings, folder), options, reranker)
+
+
+async def load_snapshot(settings: Settings, folder: IndexFolder) -> Snapshot:
+    """The index as it is on disk now, with the calibration that was fitted to it."""
+    from core.calibration import calibration_for
+    from core.retrieval import Snapshot
+
+    index = await folder.load()
+    file = calibration_file(settings)
+    return Snapshot(index, calibration_for(file, index.digest, dense=index.dense is not None))
+
+
+async def take_up(
+    settings: Settings, folder: IndexFolder, retriever: Retriever, used: OnDisk
+) -> OnDisk:
+    """Search the index and the calibration on disk where they are not those in use any more.
+
+    What cannot be read, or was made with other synonyms, leaves the ones in use.
+    """
+    newest = used
+    try:
+        newest = on_disk(settings, folder)
+        if newest != used:
+            retriever.use(await load_snapshot(settings, folder))
+    except SolemateError as exc:
+        log.warning("index_not_taken_up", problem=str(exc), advice="restart solemate")
+    return newest
+
+
+def on_disk(settings: Settings, folder: IndexFolder) -> OnDisk:
+    """Names the index and the calibration on disk; changes when either does."""
+    file = calibration_file(settings)
+    return folder.version, file.stat().st_mtime_ns if file.exists() else 0
+
+
+def open_vision(settings: Settings) -> ClipVision | ColourVision:
+    """CLIP when the settings name a model; else the colour namer, which needs none."""
+    from core.tags import load_tags
+
+    wanted = settings.vision
+    groups = load_tags(at_root(wanted.tags))
+    if not wanted.model:
+        from core.colours import ColourVision
+
+        return ColourVision(groups, max_tags=wanted.max_tags)
+    from core.clip import load_clip
+    from core.vision import ClipVision
+
+    return ClipVision(
+        load_clip(model_name(wanted.model), wanted.device),
+        groups,
+        max_tags=wanted.max_tags,
+        min_score=wanted.min_score,
+        cache=settings.state / "vision",
+    )
+
+
+def photo_limits(settings: Settings) -> PhotoLimits:
+    """How large a photo may be."""
+    from core.photos import PhotoLimits
+
+    return PhotoLimits(max_bytes=settings.vision.max_bytes, max_pixels=settings.vision.max_pixels)
+
+
+def model_address(settings: Settings) -> tuple[str, int]:
+    """The host and port of `model.base_url`."""
+    address = urlsplit(settings.model.base_url)
+    usual = 443 if address.scheme == "https" else 80
+    return address.hostname or "127.0.0.1", address.port or usual
+
+
+def model_name(name: str) -> str:
+    """A folder of the project as a full path; a hub name as it is."""
+    return str(at_root(name)) if name and at_root(name).exists() else name
+
+
+def calibration_file(settings: Settings) -> Path:
+    """Where `kb calibrate` keeps what it found."""
+    return settings.state / "calibration.json"
+
+
+def same_settings() -> list[str]:
+    """The options of this process that choose its settings, for a child."""
+    kept: list[str] = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        if argument.startswith(("--config=", "--profile=")):
+            kept.append(argument)
+        elif argument in ("--config", "--profile"):
+            kept += [argument, next(arguments)]
+    return kept

@@ -1,0 +1,46 @@
+"""What commands print with: tables and JSON on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# Without `emoji=False` a title or a file that holds ":x:" would show a cross.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
+
+T = TypeVar("T")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do asynchronous work; its result."""
+    return asyncio.run(work)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on a line of its own."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Rows with the same keys as a table, or as a JSON list."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(*(rows[0] if rows else ("nothing",)))
+    for row in rows:
+        table.add_row(
+            *(
+                f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+                for value in row.values()
+            )
+        )
+    out.print(table)
