@@ -1,0 +1,613 @@
+"""What lies in deploy/ fits the program: settings, units, containers, manifests, figures."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from bots.metrics import Metrics
+from core.gauges import Gauges
+from core.gpu import GpuCollector
+from core.messages import Outcome, Platform, Rating, Reply, Timings
+from core.routes import Route
+from core.settings import Secrets, load_settings
+from core.store import Store
+from solemate import app
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+NOON = 1_767_182_400
+KUBERNETES = "1.31"
+# Some of vLLM's figures; that the embedded server has them too is tested beside it.
+MODEL_PAGE = """
+vllm:num_requests_running{model_name="solemate"} 1
+vllm:num_requests_waiting{model_name="solemate"} 0
+vllm:prompt_tokens_total{model_name="solemate"} 100
+vllm:generation_tokens_total{model_name="solemate"} 30
+vllm:time_to_first_token_seconds_bucket{model_name="solemate",le="0.1"} 1
+vllm:time_to_first_token_seconds_bucket{model_name="solemate",le="+Inf"} 2
+"""
+
+
+def tool(name: str) -> str:
+    """The path of a program that need not be installed, except where everything is checked."""
+    found = shutil.which(name)
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def output(*command: str | Path, cwd: Path = ROOT, **changes: str) -> str:
+    """What a command prints; the test fails with it when the command does."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **changes},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def identifier(path: Path) -> str:
+    return path.name
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize("name", ["production", "workstation"])
+def test_a_profile_s_settings_fit_each_other(name: str) -> None:
+    settings = load_settings(profile=name, environment={})
+    recipe = ROOT / "training" / "recipes" / "models" / f"{settings.training.recipe}.yaml"
+    trained = yaml.safe_load(recipe.read_text("utf-8"))
+    cutoffs = {part["cutoff_len"] for part in trained.values() if "cutoff_len" in part}
+    assert cutoffs == {settings.model.context_tokens}
+    assert settings.model.max_tokens < settings.model.context_tokens
+    assert settings.retrieval.embedding_model == "BAAI/bge-large-zh-v1.5"
+    assert settings.vision.model == "openai/clip-vit-large-patch14"
+    assert (settings.retrieval.device, settings.vision.device) == ("cuda", "cuda")
+    # The shipped adapter belongs to the shipped model.
+    assert (settings.model.embedded, settings.model.adapter) == (False, "")
+
+
+@pytest.mark.parametrize("name", ["production", "workstation"])
+def test_a_profile_says_only_what_differs(name: str) -> None:
+    usual = tomllib.loads((ROOT / "config.toml").read_text("utf-8"))
+    chosen = tomllib.loads((DEPLOY / "profiles" / f"{name}.toml").read_text("utf-8"))
+    same = [
+        f"{section}.{key}"
+        for section, keys in chosen.items()
+        for key, value in keys.items()
+        if usual[section][key] == value and key != "base_model"
+    ]
+    assert same == []
+
+
+def settings_files() -> list[Path]:
+    kinds = ("*.service", "*.example", "*.Dockerfile", "*.yaml", "solemate-admin")
+    files = [path for kind in kinds for path in DEPLOY.rglob(kind)]
+    return [path for path in files if "SOLEMATE_" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", settings_files(), ids=identifier)
+def test_every_variable_that_is_set_is_a_setting(path: Path) -> None:
+    text = path.read_text("utf-8")
+    found = re.findall(r"\b(SOLEMATE_[A-Z_]+)[=:][ ]?([^\s\\]*)", text)
+    assert found
+    load_settings(environment={name: value.strip("\"'") for name, value in found})
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.example")), ids=identifier)
+def test_every_secret_that_is_asked_for_is_read_by_somebody(path: Path) -> None:
+    others = {"PGPASSWORD", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "RAY_AUTH_TOKEN"}
+    names = set(re.findall(r"^([A-Z_]+)=", path.read_text("utf-8"), re.MULTILINE))
+    assert {name for name in names if not name.startswith("SOLEMATE_")} <= {
+        *Secrets.model_fields,
+        *others,
+    }
+
+
+# --- systemd ---
+
+
+@pytest.mark.parametrize(
+    "unit", [*UNITS, DEPLOY / "systemd" / "solemate-backup.timer"], ids=identifier
+)
+def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze")
+    for other in (DEPLOY / "systemd").glob("solemate*"):
+        text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", other.read_text(), flags=re.M)
+        (tmp_path / other.name).write_text(text)
+    said = output(analyze, "verify", "--man=no", "--recursive-errors=no", tmp_path / unit.name)
+    assert [line for line in said.splitlines() if unit.name in line] == []
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=identifier)
+def test_a_unit_calls_what_there_is(unit: Path) -> None:
+    text = unit.read_text("utf-8")
+    for arguments in re.findall(r"^ExecStart=\S+/solemate (.*)", text, re.MULTILINE):
+        check_command(arguments.split())
+    assert "User=solemate" in text
+    assert "NoNewPrivileges=yes" in text
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Fail unless the command line knows the command and its options."""
+    command: Any = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    options = {one for one in arguments if one.startswith("--")}
+    assert options <= known
+
+
+# --- containers ---
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n\s*", " ", dockerfile.read_text("utf-8"))
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=identifier)
+def test_what_an_image_copies_is_there_and_sent(dockerfile: Path) -> None:
+    rules = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text().split()
+    for name, rest in instructions(dockerfile):
+        if name != "COPY":
+            continue
+        for source in rest.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            sent = False
+            for rule in rules:
+                if fnmatch.fnmatch(source, rule.removeprefix("!")):
+                    sent = rule.startswith("!")
+            assert sent, source
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=identifier)
+def test_an_image_runs_as_nobody_special_and_can_be_asked_how_it_is(dockerfile: Path) -> None:
+    steps = instructions(dockerfile)
+    assert [rest for name, rest in steps if name == "USER"][-1] == "10001"
+    assert all(":" in rest and "latest" not in rest for name, rest in steps if name == "FROM")
+    assert any(name == "HEALTHCHECK" for name, _ in steps)
+    for name, rest in steps:
+        if name in ("ENTRYPOINT", "CMD"):
+            assert json.loads(rest), "a shell would not hand signals on"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text("utf-8"))
+    return loaded
+
+
+def test_compose_names_only_what_exists(compose: dict[str, Any]) -> None:
+    folder = DEPLOY / "docker"
+    for name, service in compose["services"].items():
+        if build := service.get("build"):
+            assert (folder / build["context"] / build["dockerfile"]).is_file(), name
+        assert set(service.get("depends_on", ())) <= set(compose["services"])
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (folder / source).is_dir(), source
+
+
+def test_compose_shows_nothing_to_other_machines_and_limits_everything(
+    compose: dict[str, Any],
+) -> None:
+    for name, service in compose["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert service["mem_limit"], name
+        image = service["image"]
+        assert "build" in service or image.startswith("solemate-") or ":" in image, name
+        assert not image.endswith(":latest")
+
+
+def test_containers_are_started_with_commands_there_are(compose: dict[str, Any]) -> None:
+    check_command(compose["services"]["backup"]["command"])
+    for document in manifests():
+        for container in containers(document):
+            arguments = container.get("args", ["up"])
+            if container["image"] == "solemate-engine":
+                check_command(arguments)
+            elif arguments[0] == "solemate":
+                check_command(arguments[1:])
+
+
+# --- Kubernetes ---
+
+
+def manifests() -> list[dict[str, Any]]:
+    files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    return [
+        document
+        for file in files
+        if file.name != "kustomization.yaml"
+        for document in yaml.safe_load_all(file.read_text("utf-8"))
+    ]
+
+
+def named(document: Mapping[str, Any]) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def template(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The pods that a document makes."""
+    spec = document.get("spec", {})
+    found: dict[str, Any] | None = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+    return found
+
+
+def containers(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    pods = template(document)
+    return list(pods["spec"]["containers"]) if pods else []
+
+
+MANIFESTS = manifests()
+WORKLOADS = [document for document in MANIFESTS if template(document)]
+
+
+@pytest.mark.parametrize("document", MANIFESTS, ids=named)
+def test_kubernetes_takes_the_manifest(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_an_unknown_key_in_a_manifest_would_be_noticed() -> None:
+    wrong = {**MANIFESTS[0], "speck": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+def test_every_manifest_is_applied() -> None:
+    folder = DEPLOY / "kubernetes"
+    applied = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert {*applied, "kustomization.yaml"} == {file.name for file in folder.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("document", WORKLOADS, ids=named)
+def test_a_pod_is_limited_and_has_no_rights(document: dict[str, Any]) -> None:
+    pods = template(document)
+    assert pods
+    spec = pods["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    for container in spec["containers"]:
+        limits, requests = (container["resources"][kind] for kind in ("limits", "requests"))
+        assert {"cpu", "memory"} <= limits.keys() & requests.keys()
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    "document", [one for one in WORKLOADS if one["kind"] == "Deployment"], ids=named
+)
+def test_a_service_is_probed_at_a_port_it_has(document: dict[str, Any]) -> None:
+    for container in containers(document):
+        ports = {port["name"] for port in container["ports"]}
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = container[kind]
+            assert (probe.get("httpGet") or probe["tcpSocket"])["port"] in ports
+
+
+def test_what_manifests_refer_to_is_there() -> None:
+    claims = {
+        one["metadata"]["name"] for one in MANIFESTS if one["kind"] == "PersistentVolumeClaim"
+    }
+    used = set()
+    for document in WORKLOADS:
+        pods = template(document)
+        assert pods
+        volumes = {volume["name"]: volume for volume in pods["spec"]["volumes"]}
+        for container in containers(document):
+            assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+        used |= {
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in volumes.values()
+            if "persistentVolumeClaim" in volume
+        }
+    assert used == claims
+    for service in (one for one in MANIFESTS if one["kind"] == "Service"):
+        assert selected(service["spec"]["selector"]), named(service)
+
+
+def selected(labels: Mapping[str, str]) -> list[str]:
+    """The workloads whose pods have these labels."""
+    return [
+        named(document)
+        for document in WORKLOADS
+        if labels.items() <= (template(document) or {})["metadata"]["labels"].items()
+    ]
+
+
+def test_nobody_talks_to_anybody_but_where_it_is_said() -> None:
+    policies = [one["spec"] for one in MANIFESTS if one["kind"] == "NetworkPolicy"]
+    nobody = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert nobody in policies
+    own = [policy for policy in policies if policy["podSelector"]]
+    for document in WORKLOADS:
+        component = document["metadata"]["labels"]["app.kubernetes.io/component"]
+        chosen = {"matchLabels": {"app.kubernetes.io/component": component}}
+        assert sum(policy["podSelector"] == chosen for policy in own) == 1, component
+    assert all(selected(policy["podSelector"]["matchLabels"]) for policy in own)
+
+
+@pytest.mark.parametrize(("server", "port"), [("model", "http"), ("trainer", "jobs")])
+def test_only_the_engine_and_who_measures_reach_a_server(server: str, port: str) -> None:
+    policy = next(one["spec"] for one in MANIFESTS if named(one) == f"NetworkPolicy/{server}")
+    (rule,) = policy["ingress"]
+    assert [one["port"] for one in rule["ports"]] == [port]
+    pods = [peer["podSelector"] for peer in rule["from"] if "podSelector" in peer]
+    assert pods == [{"matchLabels": {"app.kubernetes.io/component": "engine"}}]
+    spaces = [peer["namespaceSelector"] for peer in rule["from"] if "namespaceSelector" in peer]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert spaces == ([monitoring] if server == "model" else [])
+
+
+# --- figures ---
+
+
+def queries(dashboard: Path) -> list[str]:
+    board = json.loads(dashboard.read_text("utf-8"))
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+
+
+def names_in(query: str) -> set[str]:
+    return set(re.findall(r"\b(?:up\b|(?:solemate|process|node|vllm)[_:][a-z0-9_A-Z]+)", query))
+
+
+def engine_page(state: Path) -> str:
+    """The engine's page after one of everything."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    timings = Timings(vision=0.1, retrieval=0.01, first_token=0.2, model=0.8, total=0.9)
+    for outcome in Outcome:
+        reply = Reply("r", "c", "好", outcome, "zh", adapter="v1", timings=timings)
+        metrics.answered(Platform.WEB, reply)
+    metrics.failed(Platform.WEB)
+    for rating in Rating:
+        metrics.rated(rating)
+    for status in (200, 503):
+        metrics.served("/chat", status)
+    metrics.took("/chat", 0.3)
+    metrics.waiting(1, 2.0)
+    states = {"rejected": 1, "awaiting_approval": 1, "promoted": 2}
+    verdicts = {("v1", "up"): 3, ("v1", "down"): 1}
+    metrics.holds(Gauges(0, 7, verdicts, pairs={"accepted": 5}, runs=states))
+    metrics.watch_route(lambda: Route("v1", canary="v2", share=0.05))
+    metrics.watch_platform(Platform.TELEGRAM, lambda: "", lambda: 3.0)
+    metrics.watch_machine(state)
+    registry.register(GpuCollector(OneCard()))
+    return metrics.render().decode()
+
+
+class OneCard:
+    """NVML of a machine with one card."""
+
+    NVML_TEMPERATURE_GPU = 0
+    NVMLError = RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {
+            "nvmlDeviceGetCount": 1,
+            "nvmlDeviceGetHandleByIndex": 0,
+            "nvmlDeviceGetName": "A100",
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=80),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=3, total=4),
+            "nvmlDeviceGetTemperature": 60,
+        }
+        return lambda *_: answers[name]
+
+
+@contextmanager
+def started(ready: str, *command: str | Path) -> Iterator[None]:
+    """A server that has said that it is ready."""
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if ready in line:
+                break
+        assert ready in "".join(said[-1:]), "".join(said)
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def node_page() -> str:
+    exporter, port = tool("prometheus-node-exporter"), free_port()
+    with started("Listening on", exporter, f"--web.listen-address=127.0.0.1:{port}"):
+        return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def samples(page: str) -> list[Sample]:
+    return [one for family in text_string_to_metric_families(page) for one in family.samples]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, node_page: str) -> dict[str, list[Sample]]:
+    """What each of Prometheus' jobs finds, by job."""
+    return {
+        "solemate": samples(engine_page(tmp_path_factory.mktemp("state"))),
+        "model": samples(MODEL_PAGE),
+        "node": samples(node_page),
+    }
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=identifier)
+def test_a_dashboard_asks_only_for_figures_that_are_exported(
+    dashboard: Path, exported: dict[str, list[Sample]]
+) -> None:
+    known = {one.name for found in exported.values() for one in found} | {"up"}
+    for query in queries(dashboard):
+        assert names_in(query), query
+        assert names_in(query) <= known, query
+
+
+def test_the_alerts_watch_only_figures_that_are_exported(
+    exported: dict[str, list[Sample]],
+) -> None:
+    known = {one.name for found in exported.values() for one in found} | {"up"}
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert names_in(rule["expr"]) <= known, rule["alert"]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "--lint-fatal", "alerts.yml"),
+        ("test", "rules", "alerts.test.yml"),
+    ],
+    ids=["config", "rules", "alerts"],
+)
+def test_prometheus_takes_its_files(check: tuple[str, ...]) -> None:
+    output(tool("promtool"), *check, cwd=DEPLOY / "prometheus")
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    exported: dict[str, list[Sample]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """A Prometheus that has looked at everything for an hour until `NOON`."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "history").write_text(history(exported), encoding="utf-8")
+    output(
+        tool("promtool"),
+        *("tsdb", "create-blocks-from", "openmetrics", folder / "history", folder / "data"),
+    )
+    (folder / "empty.yml").write_text("")
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        started(
+            "Server is ready",
+            tool("prometheus"),
+            f"--config.file={folder / 'empty.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            "--storage.tsdb.retention.time=100y",
+            f"--web.listen-address={address}",
+        ),
+        httpx.Client(base_url=f"http://{address}/api/v1") as client,
+    ):
+        yield client
+
+
+def history(exported: dict[str, list[Sample]]) -> str:
+    """An hour of looks, a minute apart, as OpenMetrics; whatever can grow does."""
+    series: dict[str, list[str]] = {}
+    for job, found in exported.items():
+        up = Sample("up", {}, 1.0)
+        for one in (*found, up):
+            labels = {**one.labels, "job": job, "instance": f"{job}:1"}
+            inside = ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+            grows = one.name.endswith(("_total", "_bucket", "_sum", "_count"))
+            lines = series.setdefault(one.name, [])
+            lines += [
+                f"{one.name}{{{inside}}} {one.value * (minute if grows else 1)} "
+                f"{NOON - 3600 + 60 * minute}"
+                for minute in range(61)
+            ]
+    return "\n".join([line for lines in series.values() for line in lines] + ["# EOF\n"])
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=identifier)
+def test_every_panel_of_a_dashboard_has_something_to_show(
+    dashboard: Path, prometheus: httpx.Client
+) -> None:
+    for query in queries(dashboard):
+        asked = {"query": query.replace("$__rate_interval", "5m"), "time": str(NOON)}
+        answer = prometheus.get("/query", params=asked).json()
+        assert answer["status"] == "success", answer
+        assert answer["data"]["result"], query
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=identifier)
+def test_a_dashboard_is_one_that_grafana_opens(dashboard: Path) -> None:
+    board = json.loads(dashboard.read_text("utf-8"))
+    source = yaml.safe_load(
+        (DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text()
+    )
+    uid = source["datasources"][0]["uid"]
+    assert board["uid"].startswith("solemate-")
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+    places = set()
+    for panel in board["panels"]:
+        assert panel["datasource"]["uid"] == uid
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not places & cells, panel["title"]
+        places |= cells
+
+
+# --- backups, as the timer makes them ---
+
+
+async def test_backup_and_restore_are_commands(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/solemate.db"
+    async with Store(database):
+        pass
+    own = {
+        "SOLEMATE__DATABASE__URL": database,
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path / "state"),
+        "SOLEMATE__LOGGING__FILE": str(tmp_path / "log"),
+    }
+    solemate = (sys.executable, "-m", "solemate")
+    made = json.loads(
+        output(*solemate, "backup", tmp_path / "b", "--keep-days", "30", "--json", **own)
+    )
+    output(*solemate, "restore", made["file"], "--check", **own)
+    done = json.loads(output(*solemate, "restore", made["file"], "--json", **own))
+    assert (done["files"], done["erased_again"]) == (1, 0)
