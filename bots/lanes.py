@@ -14,11 +14,11 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import CollectorRegistry
 
-from bots.bot import Bot
+from bots.bot import Bot, Prepare, Question
 from bots.metrics import Metrics
 from core.engine import Engine
 from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
-from core.inbox import Inbox, Letter
+from core.inbox import Inbox, Letter, Receipt
 from core.messages import Done, Event, Platform, UserMessage
 from core.store import Store
 
@@ -30,6 +30,10 @@ MOST_LEASES = 10
 DRAIN_SECONDS = 25.0
 # Expired leases and messages put in by another process are found at this pace.
 POLL_SECONDS = 2.0
+# So long nobody waits for a lane, unless more comes than can be answered.
+BACKLOG_SECONDS = 10.0
+# What is held until a moment may be leased just after it.
+HOLD_ENDS_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,11 @@ class Limits:
         self._day = RateLimitItemPerDay(allowance.messages_per_day)
         self._photos = RateLimitItemPerMinute(allowance.photos_per_minute)
 
-    async def count(self, user_id: str, *, photos: int) -> None:
-        """Count one message; raise `Busy` when it is more than the person may send."""
+    async def count(self, user_id: str, *, photos: int, messages: int = 1) -> None:
+        """Count what comes; raise `Busy` when it is more than the person may send."""
         for item, name, cost in (
-            (self._day, "day", 1),
-            (self._minute, "minute", 1),
+            (self._day, "day", messages),
+            (self._minute, "minute", messages),
             (self._photos, "photos", photos),
         ):
             if cost and not await self._limiter.hit(item, name, user_id, cost=cost):
@@ -78,18 +82,25 @@ class Lanes:
         bots: Mapping[Platform, Bot],
         limits: Limits,
         width: int,
+        prepare: Mapping[Platform, Prepare] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`width` conversations are answered at the same time."""
+        """`width` conversations are answered at the same time.
+
+        `prepare` completes a platform's messages when their turn comes.
+        """
         self.metrics = metrics or Metrics(CollectorRegistry())
         self._inbox = inbox
         self._store = store
         self._engine = engine
         self._bots = bots
         self._limits = limits
+        self._prepare = {} if prepare is None else prepare
         self._slots = asyncio.Semaphore(width)
         self._woken = asyncio.Event()
         self._stops: dict[tuple[str, str], asyncio.Event] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._taking: set[asyncio.Task[Receipt]] = set()
         self._answering: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -98,9 +109,11 @@ class Lanes:
         try:
             async with asyncio.TaskGroup() as tasks:
                 dispatcher = tasks.create_task(self._dispatch(tasks))
+                self._tasks = tasks
                 try:
                     yield
                 finally:
+                    self._tasks = None
                     dispatcher.cancel()
                     await self._drain()
         except BaseExceptionGroup as group:
@@ -115,10 +128,31 @@ class Lanes:
         Raises `Busy` over the conversation's depth or the limits of `sender`, by default the
         message's person: whoever is a new person each time is known by something else.
         """
-        await self._limits.count(sender or message.user_id, photos=len(message.images))
+        await self._limits.count(sender or message.user_id, photos=message.photo_count)
+        if self._tasks is not None and not self._slots.locked():
+            return await self._take(message, self._tasks)
         fresh = await self._inbox.put(message)
         self._woken.set()
         return fresh
+
+    async def join(self, message: UserMessage, part: str, *, hold_seconds: float) -> bool:
+        """Commit one part of a message that comes in parts; false when it came before.
+
+        All parts that come within `hold_seconds` of each other are answered together. Raises
+        `Busy` like `submit`.
+        """
+        known = await self._inbox.knows(message.platform, message.conversation_id, message.id)
+        await self._limits.count(
+            message.user_id, photos=message.photo_count, messages=int(not known)
+        )
+        fresh = await self._inbox.join(message, part, hold_seconds=hold_seconds)
+        asyncio.get_running_loop().call_later(hold_seconds + HOLD_ENDS_SECONDS, self._woken.set)
+        return fresh
+
+    async def behind(self) -> int:
+        """How many messages a new one would wait for; 0 while they are answered at once."""
+        waiting, seconds = await self._inbox.backlog()
+        return waiting if seconds > BACKLOG_SECONDS else 0
 
     def stop(self, conversation_id: str, message_id: str) -> bool:
         """End an answer under way where it is; false when it is not under way here."""
@@ -134,6 +168,36 @@ class Lanes:
         async with self._slots:
             yield
 
+    async def _take(self, message: UserMessage, tasks: asyncio.TaskGroup) -> bool:
+        """Commit a message with its lease and answer it at once, where its turn has come.
+
+        The slot for it is taken before, so that nobody is overtaken who waits for one. What is
+        leased is answered even if whoever sent it has left in the meantime.
+        """
+        await self._slots.acquire()
+        taking = asyncio.ensure_future(self._inbox.take(message))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        taking.add_done_callback(lambda _: self._answer_taken(taking, tasks))
+        receipt = await asyncio.shield(taking)
+        return receipt.fresh
+
+    def _answer_taken(self, taking: asyncio.Task[Receipt], tasks: asyncio.TaskGroup) -> None:
+        failed = taking.cancelled() or taking.exception() is not None
+        letter = None if failed else taking.result().letter
+        if letter is not None:
+            self._start(letter, tasks)
+            return
+        self._slots.release()
+        self._woken.set()
+
+    def _start(self, letter: Letter, tasks: asyncio.TaskGroup) -> None:
+        """Answer a letter in a task that gives the slot back, taken before, in the end."""
+        task = tasks.create_task(self._handle(letter))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        task.add_done_callback(lambda _: self._slots.release())
+
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
         """Start what may be answered now; no slot is held while there is nothing to answer."""
         while True:
@@ -148,10 +212,7 @@ class Lanes:
             if letter is None:
                 await self._until_woken()
                 continue
-            task = tasks.create_task(self._handle(letter))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-            task.add_done_callback(lambda _: self._slots.release())
+            self._start(letter, tasks)
 
     async def _lease(self) -> Letter | None:
         """The next letter; one that was leased while we were cancelled goes back."""
@@ -187,7 +248,7 @@ class Lanes:
         try:
             if letter.attempts > MOST_LEASES:
                 raise SolemateError(f"The message ended the program {MOST_LEASES} times.")
-            async with aclosing(self._events(message, self._stops[key])) as events:
+            async with aclosing(self._events(letter, self._stops[key])) as events:
                 await bot.show(message, events)
             await self._inbox.done(letter)
         except asyncio.CancelledError:
@@ -219,15 +280,18 @@ class Lanes:
         except Exception:
             log.exception("apology_failed", message=letter.message.id)
 
-    async def _events(
-        self, message: UserMessage, stop: asyncio.Event
-    ) -> AsyncGenerator[Event, None]:
+    async def _events(self, letter: Letter, stop: asyncio.Event) -> AsyncGenerator[Event, None]:
         """The engine's events; for a message answered before a crash, the stored reply again."""
-        turn = await self._store.answered(message.platform, message.conversation_id, message.id)
+        message, turn = letter.message, None
+        if letter.answered:
+            turn = await self._store.answered(message.platform, *_key(message))
         if turn is not None:
             yield Done(turn.reply)
             return
-        async with aclosing(self._engine.answer(message, stop=stop)) as events:
+        prepare = self._prepare.get(message.platform)
+        asked = await prepare(message) if prepare else Question(message)
+        answer = self._engine.answer(asked.message, history=asked.history, stop=stop)
+        async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, Done):
                     self.metrics.answered(message.platform, event.reply)
@@ -235,6 +299,8 @@ class Lanes:
 
     async def _drain(self) -> None:
         """Let answers under way end; after 25 seconds their letters go back to the inbox."""
+        if self._taking:
+            await asyncio.wait(self._taking)
         if self._answering:
             await asyncio.wait(self._answering, timeout=DRAIN_SECONDS)
         for task in self._answering:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self
 
 import httpx
@@ -52,7 +52,7 @@ class RemoteExpert:
         }
         if message.images:
             body["image"] = base64.b64encode(message.images[0]).decode("ascii")
-        async with _answering(self._http.stream("POST", "/chat/stream", json=body)) as response:
+        async with _answering(self._post("/chat/stream", body)) as response:
             async for line in response.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
@@ -70,8 +70,13 @@ class RemoteExpert:
             "feedback": _RATINGS[feedback.rating],
             "correction": feedback.correction or None,
         }
-        async with _answering(self._http.stream("POST", "/feedback", json=body)):
+        async with _answering(self._post("/feedback", body)):
             pass
+
+    def _post(self, path: str, body: dict[str, Any]) -> AbstractAsyncContextManager[httpx.Response]:
+        # In ASCII, for what was typed may hold bytes of another encoding that have no UTF-8 form.
+        content, kind = json.dumps(body), {"Content-Type": "application/json"}
+        return self._http.stream("POST", path, content=content, headers=kind)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -31,6 +31,9 @@ from core.messages import (
 from core.wording import say, tag_words
 
 _MARKS = {"+": Rating.UP, "-": Rating.DOWN}
+
+Read = Callable[[str], Awaitable[str]]
+"""Shows a prompt and gives the line that is typed; raises `EOFError` at the end of the input."""
 
 
 class Expert(Protocol):
@@ -84,14 +87,14 @@ async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
     return reply
 
 
-async def chat(expert: Expert, console: Console, read: Callable[[str], str]) -> None:
+async def chat(expert: Expert, console: Console, read: Read) -> None:
     """Talk until an empty line or the end of input; `+` and `-` rate the last answer."""
     console.print(Text(say("greeting", "zh"), style="bold"))
     console.print(Text(say("greeting", "en"), style="bold"))
     console.print(Text(say("chat_help", "zh") + " / " + say("chat_help", "en"), style="dim"))
     conversation = uuid.uuid4().hex
     last: Reply | None = None
-    while line := _line(read):
+    while line := await _line(read):
         mark, _, correction = line.partition(" ")
         try:
             if mark in _MARKS and last is not None:
@@ -127,9 +130,9 @@ def _seconds(reply: Reply) -> dict[str, float]:
     return dataclasses.asdict(reply.timings) | {"own": reply.timings.own}
 
 
-def _line(read: Callable[[str], str]) -> str:
+async def _line(read: Read) -> str:
     try:
-        return read("\n> ").strip()
+        return (await read("\n> ")).strip()
     except EOFError:
         return ""
 

@@ -2,16 +2,19 @@
 
 A row is `new`, then `leased` to one owner until a moment, then `done` or `dead`; a dead one keeps
 the moment when its last lease ended. A lease that runs out is taken up again, so a crash delays a
-message and never loses it.
+message and never loses it. A new row with a moment is not leased before it: its album may grow.
+
+Rows that are born `done` hold no message. They are the keys of what was taken in another row, such
+as an album's photo, or of an event that needed none, such as a command.
 """
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -31,12 +34,24 @@ _UNANSWERED = inbox.c.state.in_(("new", "leased"))
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A leased message; `attempts` counts this lease too."""
+    """A leased message; `attempts` counts this lease too.
+
+    `answered` where its answer is stored already: the program ended before it could say so here.
+    """
 
     id: int
     message: UserMessage
     attempts: int
     received_at: float
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message: `fresh` unless it was here before, and its letter if leased."""
+
+    fresh: bool
+    letter: Letter | None = None
 
 
 PostKind = Literal["answer", "correction"]
@@ -87,66 +102,106 @@ class Inbox:
 
         Raises `Busy` when `depth` messages of its conversation are waiting already.
         """
-        row = {
-            "platform": message.platform,
-            "conversation_id": message.conversation_id,
-            "message_id": message.id,
-            "message": _to_json(message),
-            "state": "new",
-            "attempts": 0,
-            "received_at": self._clock(),
-        }
+        receipt = await self._store.run(
+            lambda connection: self._put(connection, message, lease=False)
+        )
+        return receipt.fresh
+
+    async def take(self, message: UserMessage) -> Receipt:
+        """Commit a message like `put`, and in the same commit lease it to us where that is right.
+
+        That is where nothing of its conversation waits, and where no other process could be
+        leasing it at this moment. Whoever calls has to answer it then.
+        """
+        lease = self._store.exclusive
+        return await self._store.run(lambda connection: self._put(connection, message, lease=lease))
+
+    def _put(self, connection: Connection, message: UserMessage, *, lease: bool) -> Receipt:
+        now, key = self._clock(), _key(message)
+        if connection.execute(_KNOWN, key).first() is not None:
+            return Receipt(fresh=False)
+        alone = self._count_waiting(connection, message) == 0
+        row = _new_row(message, now)
+        if not (lease and alone):
+            return Receipt(upsert(connection, inbox, row, key=KEY))
+        upsert(connection, inbox, row | self._leased(now, attempts=1), key=KEY)
+        number = connection.execute(_KNOWN, key).scalar_one()
+        answered = connection.execute(_ANSWERED, key).first() is not None
+        return Receipt(fresh=True, letter=Letter(number, message, 1, now, answered))
+
+    async def join(self, message: UserMessage, part: str, *, hold_seconds: float) -> bool:
+        """Commit one part of a message that comes in parts; false when it was here before.
+
+        Parts that come until `hold_seconds` after the last one are answered together. One that
+        comes later is a message of its own, with those that come after it. Raises `Busy` like
+        `put`.
+        """
+        now, until = self._clock(), self._clock() + hold_seconds
+        of_conversation = _of_conversation(message.platform, message.conversation_id)
+        key = _key_row(message.platform, message.conversation_id, part, now)
+        first = _new_row(message, now) | {"leased_until": until}
+        late = replace(message, id=f"{message.id}-{part}")
+        later = _new_row(late, now) | {"leased_until": until}
+        of_message = sa.or_(
+            inbox.c.message_id == message.id,
+            inbox.c.message_id.startswith(f"{message.id}-", autoescape=True),
+        )
+        growing = (
+            sa.select(inbox)
+            .where(of_conversation, of_message, inbox.c.state == "new")
+            .order_by(inbox.c.id.desc())
+            .limit(1)
+        )
 
         def work(connection: Connection) -> bool:
-            of_conversation = sa.and_(
-                inbox.c.platform == message.platform,
-                inbox.c.conversation_id == message.conversation_id,
-            )
-            known = sa.select(inbox.c.id).where(of_conversation, inbox.c.message_id == message.id)
-            if connection.execute(known).first() is not None:
+            if not upsert(connection, inbox, key, key=KEY):
                 return False
-            waiting = sa.select(sa.func.count()).where(of_conversation, _UNANSWERED)
-            if connection.execute(waiting).scalar_one() >= self._depth:
-                raise Busy(
-                    f"{self._depth} messages of this conversation are waiting; wait for their "
-                    "answers.",
-                    retry_after_seconds=10,
-                )
-            return upsert(connection, inbox, row, key=KEY)
+            row = connection.execute(growing).one_or_none()
+            if row is not None:
+                values = {"message": _joined(row.message, message), "leased_until": until}
+                connection.execute(sa.update(inbox).where(inbox.c.id == row.id).values(values))
+                return True
+            self._count_waiting(connection, message)
+            return any(upsert(connection, inbox, row, key=KEY) for row in (first, later))
 
         return await self._store.run(work)
+
+    async def knows(self, platform: Platform, conversation_id: str, message_id: str) -> bool:
+        """Whether a message with this id came before, whatever has become of it."""
+        query = sa.select(inbox.c.id).where(
+            _of_conversation(platform, conversation_id), inbox.c.message_id == message_id
+        )
+        row = await self._store.run(lambda connection: connection.execute(query).first())
+        return row is not None
+
+    async def unseen(self, platform: Platform, source: str, events: Sequence[str]) -> set[str]:
+        """Those of a platform's events that were not noted as seen before."""
+        query = sa.select(inbox.c.message_id).where(
+            _of_conversation(platform, source), inbox.c.message_id.in_(events)
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
+        return set(events) - set(rows)
+
+    async def note_seen(self, platform: Platform, source: str, events: Sequence[str]) -> None:
+        """Commit that these events have been dealt with: a repeat of them is none of our business.
+
+        `source` is who sent them: a bot or a team, and no conversation.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            for event in events:
+                row = _key_row(platform, source, event, now)
+                upsert(connection, inbox, row, key=KEY)
+
+        await self._store.run(work)
 
     async def lease(self) -> Letter | None:
         """The oldest message whose conversation is not being answered, leased to us."""
         now = self._clock()
-        busy = inbox.alias("busy")
-        first = inbox.alias("first")
-        free = sa.or_(inbox.c.state == "new", inbox.c.leased_until < now)
-        query = (
-            sa.select(inbox)
-            .where(
-                _UNANSWERED,
-                free,
-                ~sa.exists().where(
-                    busy.c.platform == inbox.c.platform,
-                    busy.c.conversation_id == inbox.c.conversation_id,
-                    busy.c.state == "leased",
-                    busy.c.leased_until >= now,
-                ),
-                ~sa.exists().where(
-                    first.c.platform == inbox.c.platform,
-                    first.c.conversation_id == inbox.c.conversation_id,
-                    first.c.state.in_(("new", "leased")),
-                    first.c.id < inbox.c.id,
-                ),
-            )
-            .order_by(inbox.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
 
         def work(connection: Connection) -> Letter | None:
-            while (row := connection.execute(query).one_or_none()) is not None:
+            while (row := connection.execute(_NEXT, {"now": now}).one_or_none()) is not None:
                 this_row = sa.update(inbox).where(inbox.c.id == row.id)
                 try:
                     message = _from_json(row.message)
@@ -154,15 +209,10 @@ class Inbox:
                     log.exception("unreadable_letter", row=row.id)
                     connection.execute(this_row.values(state="dead"))
                     continue
-                connection.execute(
-                    this_row.values(
-                        state="leased",
-                        owner=self._owner,
-                        leased_until=now + self._lease_seconds,
-                        attempts=row.attempts + 1,
-                    )
-                )
-                return Letter(row.id, message, row.attempts + 1, row.received_at)
+                attempts = row.attempts + 1
+                connection.execute(this_row.values(self._leased(now, attempts)))
+                answered = connection.execute(_ANSWERED, _key(message)).first() is not None
+                return Letter(row.id, message, attempts, row.received_at, answered)
             return None
 
         return await self._store.run(work)
@@ -181,19 +231,30 @@ class Inbox:
 
         Its row stays as the key that makes a repeat harmless, without the text and the photos.
         """
-        await self._change(inbox.c.id == letter.id, state="done", message={})
+        await self._change(_ROW, {"letter": letter.id}, state="done", message={})
 
     async def dead(self, letter: Letter) -> None:
         """The letter failed too often: it is put aside, and shown with its apology."""
-        await self._change(self._held(letter), state="dead", leased_until=self._clock())
+        await self._change(_HELD_ROW, self._held(letter), state="dead", leased_until=self._clock())
 
     async def give_back(self, letter: Letter) -> None:
         """Nobody answers the letter now; whoever comes next may, as if it had not been tried."""
-        await self._change(self._held(letter), state="new", attempts=letter.attempts - 1)
+        await self._change(_HELD_ROW, self._held(letter), state="new", attempts=letter.attempts - 1)
 
     async def retry(self, letter: Letter) -> None:
         """The attempt failed: let the letter be leased again."""
-        await self._change(self._held(letter), state="new")
+        await self._change(_HELD_ROW, self._held(letter), state="new")
+
+    async def backlog(self) -> tuple[int, float]:
+        """How many messages have no answer, and how many seconds one has waited for a free lane.
+
+        Those whose conversation is being answered wait for that, and not for a lane.
+        """
+        now = self._clock()
+        waiting, oldest = await self._store.run(
+            lambda connection: connection.execute(_BACKLOG, {"now": now}).one()
+        )
+        return waiting, now - oldest if oldest is not None else 0.0
 
     async def waiting(self) -> tuple[int, float]:
         """How many messages wait or are being answered, and the oldest one's age in seconds."""
@@ -207,6 +268,15 @@ class Inbox:
             sa.select(inbox.c.message)
             .where(inbox.c.conversation_id == conversation_id, _UNANSWERED)
             .order_by(inbox.c.id)
+        )
+        rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
+        return [_from_json(row) for row in rows]
+
+    async def pending_of(self, user_id: str) -> list[UserMessage]:
+        """The person's messages that have no answer yet, in order."""
+        writer = inbox.c.message["user_id"].as_string()
+        query = (
+            sa.select(inbox.c.message).where(writer == user_id, _UNANSWERED).order_by(inbox.c.id)
         )
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [_from_json(row) for row in rows]
@@ -258,6 +328,13 @@ class Inbox:
         key = ("place", "post_id")
         await self._store.run(lambda connection: upsert(connection, posts, row, key=key))
 
+    async def forget_posts(self, conversation_id: str, message_id: str) -> None:
+        """Delete where a message's answer is shown."""
+        statement = sa.delete(posts).where(
+            posts.c.conversation_id == conversation_id, posts.c.message_id == message_id
+        )
+        await self._store.run(lambda connection: connection.execute(statement))
+
     async def answer_posts(self, conversation_id: str, message_id: str) -> list[Post]:
         """The posts that show a message's answer, in order; of two in one position the later."""
         query = (
@@ -288,21 +365,133 @@ class Inbox:
         )
         return await self._store.run(lambda connection: connection.execute(query).scalar())
 
-    def _held(self, letter: Letter) -> sa.ColumnElement[bool]:
-        """Whether this very lease is still ours: not run out and taken up by another."""
-        return sa.and_(
-            inbox.c.id == letter.id,
-            inbox.c.state == "leased",
-            inbox.c.owner == self._owner,
-            inbox.c.attempts == letter.attempts,
-        )
+    def _count_waiting(self, connection: Connection, message: UserMessage) -> int:
+        """How many messages of its conversation wait; `Busy` where one more is too many."""
+        waiting: int = connection.execute(_WAITING, _key(message)).scalar_one()
+        if waiting >= self._depth:
+            raise Busy(
+                f"{self._depth} messages of this conversation are waiting; wait for their answers.",
+                retry_after_seconds=10,
+            )
+        return waiting
 
-    async def _change(self, which: sa.ColumnElement[bool], **values: Any) -> None:
+    def _leased(self, now: float, attempts: int) -> dict[str, Any]:
+        until = now + self._lease_seconds
+        return {
+            "state": "leased",
+            "owner": self._owner,
+            "leased_until": until,
+            "attempts": attempts,
+        }
+
+    def _held(self, letter: Letter) -> dict[str, Any]:
+        """The values that tell whether this very lease is still ours."""
+        return {"letter": letter.id, "holder": self._owner, "lease": letter.attempts}
+
+    async def _change(self, rows: sa.Update, which: dict[str, Any], **values: Any) -> None:
         """Give up the lease and set the values."""
-        statement = (
-            sa.update(inbox).where(which).values({"owner": None, "leased_until": None, **values})
-        )
-        await self._store.run(lambda connection: connection.execute(statement))
+        changes = {"owner": None, "leased_until": None, **values}
+        await self._store.run(lambda connection: connection.execute(rows, which | changes))
+
+
+def _of_conversation(platform: Platform, conversation_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(inbox.c.platform == platform, inbox.c.conversation_id == conversation_id)
+
+
+def _leasable() -> sa.ColumnElement[bool]:
+    """Whether a row may be leased at the moment `now`.
+
+    It is unanswered, the first of its conversation, and held by nobody.
+    """
+    now = sa.bindparam("now", type_=sa.Float)
+    busy = inbox.alias("busy")
+    first = inbox.alias("first")
+    return sa.and_(
+        _UNANSWERED,
+        sa.or_(inbox.c.leased_until.is_(None), inbox.c.leased_until < now),
+        ~sa.exists().where(
+            busy.c.platform == inbox.c.platform,
+            busy.c.conversation_id == inbox.c.conversation_id,
+            busy.c.state == "leased",
+            busy.c.leased_until >= now,
+        ),
+        ~sa.exists().where(
+            first.c.platform == inbox.c.platform,
+            first.c.conversation_id == inbox.c.conversation_id,
+            first.c.state.in_(("new", "leased")),
+            first.c.id < inbox.c.id,
+        ),
+    )
+
+
+def _of_this_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        table.c.platform == sa.bindparam("platform"),
+        table.c.conversation_id == sa.bindparam("conversation"),
+    )
+
+
+def _key(message: UserMessage) -> dict[str, Any]:
+    """A message's values for the parameters of the statements below."""
+    return {
+        "platform": message.platform,
+        "conversation": message.conversation_id,
+        "message": message.id,
+    }
+
+
+# What every message needs is built once: building these costs many times what running them does.
+_THIS_MESSAGE = inbox.c.message_id == sa.bindparam("message")
+_KNOWN = sa.select(inbox.c.id).where(_of_this_conversation(inbox), _THIS_MESSAGE)
+_WAITING = sa.select(sa.func.count()).where(_of_this_conversation(inbox), _UNANSWERED)
+_ANSWERED = sa.select(turns.c.reply_id).where(
+    _of_this_conversation(turns), turns.c.message_id == sa.bindparam("message")
+)
+_NEXT = (
+    sa.select(inbox)
+    .where(_leasable())
+    .order_by(inbox.c.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_BACKLOG = sa.select(
+    sa.select(sa.func.count()).where(_UNANSWERED).scalar_subquery(),
+    sa.func.min(sa.func.coalesce(inbox.c.leased_until, inbox.c.received_at)),
+).where(_leasable())
+_ROW = sa.update(inbox).where(inbox.c.id == sa.bindparam("letter"))
+# Not when the lease has run out and was taken up by another.
+_HELD_ROW = _ROW.where(
+    inbox.c.state == "leased",
+    inbox.c.owner == sa.bindparam("holder"),
+    inbox.c.attempts == sa.bindparam("lease"),
+)
+
+
+def _new_row(message: UserMessage, now: float) -> dict[str, Any]:
+    key = _key_row(message.platform, message.conversation_id, message.id, now)
+    return key | {"message": _to_json(message), "state": "new", "leased_until": None}
+
+
+def _key_row(platform: Platform, source: str, event: str, now: float) -> dict[str, Any]:
+    """A row that is only a key: what it names was taken in."""
+    return {
+        "platform": platform,
+        "conversation_id": source,
+        "message_id": event,
+        "message": {},
+        "state": "done",
+        "leased_until": None,
+        "attempts": 0,
+        "received_at": now,
+    }
+
+
+def _joined(row: dict[str, Any], part: UserMessage) -> dict[str, Any]:
+    """A message's row with another part of it: its photos, and what is written under them."""
+    more = _to_json(part)
+    text = "\n".join(filter(None, (row["text"], more["text"])))
+    photos = {kind: [*row.get(kind, ()), *more.get(kind, ())] for kind in ("images", "files")}
+    return row | photos | {"text": text}
 
 
 def _to_json(message: UserMessage) -> dict[str, Any]:
@@ -316,6 +505,7 @@ def _to_json(message: UserMessage) -> dict[str, Any]:
         "language": message.language,
         "max_tokens": message.max_tokens,
         "temperature": message.temperature,
+        "files": list(message.files),
     }
 
 
@@ -325,5 +515,6 @@ def _from_json(row: dict[str, Any]) -> UserMessage:
             **row,
             "platform": Platform(row["platform"]),
             "images": tuple(base64.b64decode(image) for image in row["images"]),
+            "files": tuple(row.get("files", ())),
         }
     )

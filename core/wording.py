@@ -123,7 +123,22 @@ SENTENCES: dict[str, dict[Language, str]] = {
     "command_new": {"zh": "换个话题，重新开始", "en": "Start a new conversation"},
     "command_language": {"zh": "选择语言", "en": "Choose the language"},
     "command_privacy": {"zh": "我会记住什么", "en": "What I remember"},
-    "command_forget": {"zh": "删除你的聊天记录", "en": "Delete your chats"},
+    "command_forget": {"zh": "删除我记住的关于你的一切", "en": "Delete what I keep about you"},
+    "command_stats": {"zh": "数一数（管理员）", "en": "Figures, for operators"},
+    "stats": {
+        "zh": "今天\n{today}\n\n最近 7 天\n{week}\n\n等待回答：{waiting} 条，搁置：{dead} 条\n"
+        "正在回答的：{live}",
+        "en": "Today\n{today}\n\nThe last 7 days\n{week}\n\n"
+        "Waiting for an answer: {waiting}, put aside: {dead}\nAnswering: {live}",
+    },
+    "stats_period": {
+        "zh": "提问的人：{people}，回答：{total}\n"
+        "直接回答 {answered}，引用原文 {quoted}，反问 {clarify}，答不了 {refused}\n"
+        "👍 {up}  👎 {down}",
+        "en": "People: {people}, answers: {total}\n"
+        "Answered {answered}, quoted {quoted}, asked back {clarify}, did not know {refused}\n"
+        "👍 {up}  👎 {down}",
+    },
     "chat_commands": {
         "zh": "直接把问题发给我就行，也可以发鞋的照片，一次最多 {photos} 张。"
         "群里请 @我，或者回复我的消息。\n\n"
@@ -152,11 +167,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "privacy": {
         "zh": "我会保存你的问题、照片、我的回答，还有你的评价和更正，{days} 天没有动静就删除。"
-        "{training}\n\n用 /forget 可以随时删除你和我单独聊天的记录；群里的记录到期才删。",
+        "{training}\n\n用 /forget 可以随时删除我记住的关于你的一切，群里的也算。",
         "en": "I keep your questions, photos, my answers, and your ratings and corrections; what "
         "nobody touches for {days} days is deleted. {training}\n\n"
-        "With /forget you can delete your private chats with me at any time; what was said in "
-        "groups goes when its time is up.",
+        "With /forget you can delete everything I keep about you at any time, also from groups.",
     },
     "privacy_trains": {
         "zh": "评价和更正会用来改进我的回答。",
@@ -167,13 +181,17 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "Chats are not used for training.",
     },
     "forget_confirm": {
-        "zh": "删除你和我单独聊天的全部记录？问题、照片、回答和评价都会删掉，不能恢复。",
-        "en": "Delete everything from your private chats with me? Questions, photos, answers and "
-        "ratings go for good.",
+        "zh": "删除我记住的关于你的一切，包括群里的？问题、照片、回答和评价都会删掉，不能恢复。",
+        "en": "Delete everything I keep about you, also from groups? Questions, photos, answers "
+        "and ratings go for good.",
     },
     "forgotten": {
         "zh": "都删掉了。聊天窗口里的消息还在，要的话请你自己清空。",
         "en": "All deleted. The messages you see here are yours to clear.",
+    },
+    "not_your_button": {
+        "zh": "这个按钮是给提出删除的人用的。想删除自己的记录，请发 /forget。",
+        "en": "This button belongs to whoever asked for it. To delete your own data, send /forget.",
     },
     "not_forgotten": {"zh": "好，什么都没删。", "en": "Fine, nothing was deleted."},
     "stranger": {
@@ -203,6 +221,61 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "谢谢你教我，我记下了。",
         "en": "Thank you for teaching me, I have noted it.",
     },
+    "composing": {"zh": "正在组织语言…", "en": "Putting it into words…"},
+    "in_line": {
+        "zh": "现在提问的人有点多，你排在第 {number} 位，马上就到。",
+        "en": "There is a bit of a queue. You are number {number}, and I will get to you.",
+    },
+    # Slack's own.
+    "address_left_out": {"zh": "（链接已略去）", "en": "(link left out)"},
+    "feedback_noted": {
+        "zh": "你的 👎 已经记下了。下面两项都可以不填。",
+        "en": "Your 👎 is noted. Both questions below are optional.",
+    },
+    "home_title": {"zh": "怎么用 Solemate", "en": "How to use Solemate"},
+    "home_help": {
+        "zh": "在“消息”里直接问我，或者在频道里 @我，我会在消息列里回答。"
+        "也可以发鞋的照片，一次最多 {photos} 张。\n\n"
+        "觉得回答好不好，点一下回答下面的 👍 或 👎，加表情回应也算；"
+        "点了 👎 可以告诉我该怎么说，我会学着改。别人看不到是谁评的。",
+        "en": "Ask me in the Messages tab, or mention me in a channel and I answer in the thread. "
+        "Photos of shoes are welcome, up to {photos} at once.\n\n"
+        "Tell me with 👍 or 👎 under an answer how it was; an emoji reaction counts, too. After 👎 "
+        "you can say what I should have said, and I learn from it. Nobody else sees who voted.",
+    },
+    "home_corrections": {"zh": "你教我的", "en": "What you taught me"},
+    "home_no_corrections": {
+        "zh": "还没有。点回答下面的 👎，就可以告诉我该怎么说。",
+        "en": "Nothing yet. Press 👎 under an answer to tell me what I should have said.",
+    },
+    "home_correction": {
+        "zh": "问：{question}\n你的回答：{correction}\n{fate}",
+        "en": "Question: {question}\nYour answer: {correction}\n{fate}",
+    },
+    "correction_noted": {"zh": "⏳ 已记下，等待审核", "en": "⏳ Noted, waiting for review"},
+    "correction_accepted": {
+        "zh": "✅ 已采纳，下次训练时会学",
+        "en": "✅ Accepted, to be learned in the next training",
+    },
+    "correction_refused": {"zh": "➖ 没有采纳", "en": "➖ Not taken"},
+    "correction_live": {"zh": "🎓 已经学会了", "en": "🎓 Learned: it is in my answers now"},
+    "home_privacy_title": {"zh": "隐私", "en": "Privacy"},
+    "home_privacy": {
+        "zh": "我会保存你的问题、照片、我的回答，还有你的评价和更正，{days} 天没有动静就删除。"
+        "{training}",
+        "en": "I keep your questions, photos, my answers, and your ratings and corrections; what "
+        "nobody touches for {days} days is deleted. {training}",
+    },
+    "home_forget": {"zh": "忘记我", "en": "Forget me"},
+    "home_forget_confirm": {
+        "zh": "删除我记住的关于你的一切？问题、照片、回答和评价都会删掉，不能恢复。",
+        "en": "Delete everything I keep about you? Questions, photos, answers and ratings go for "
+        "good.",
+    },
+    "home_forgotten": {
+        "zh": "✅ 都删掉了。Slack 里的消息还在，要的话请你自己删除。",
+        "en": "✅ All deleted. The messages in Slack are yours to delete.",
+    },
     # What the HTTP API refuses.
     "not_found": {
         "zh": "没有找到这个会话、消息或回复。",
@@ -224,6 +297,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "请求太大了，请缩短文字或缩小照片（上限 {limit} 字节）。",
         "en": "The request is too large; shorten the text or shrink the photo ({limit} bytes at "
         "most).",
+    },
+    "webhook_secret": {
+        "zh": "请求头 {header} 缺失或不对。",
+        "en": "The header {header} is missing or wrong.",
     },
     "body_type": {
         "zh": "请用 Content-Type: application/json 发送 JSON。",

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
-from telegram import Bot, BotCommand, CallbackQuery, Message, MessageEntity, User
+import structlog
+from telegram import (
+    Bot,
+    BotCommand,
+    BotCommandScopeChat,
+    CallbackQuery,
+    Message,
+    MessageEntity,
+    User,
+)
+from telegram.error import BadRequest
 
 from bots.lanes import Lanes
 from bots.telegram import keyboards
-from bots.telegram.people import language_for
-from bots.telegram.place import Place, user_id_of
+from bots.telegram.people import Guests, People
+from bots.telegram.place import Place
 from bots.telegram.show import Answers
 from bots.telegram.talk import Talk
 from core.engine import MAX_PHOTOS
+from core.figures import Period, count_since, count_waiting
 from core.inbox import Inbox
-from core.messages import Language
+from core.messages import Language, Outcome, Rating, UserMessage
+from core.privacy import erase
 from core.store import Store
 from core.wording import say
 
+log = structlog.get_logger()
+
 Command = Literal["start", "help", "new", "language", "privacy", "forget"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
+# For operators, and only where nobody else reads.
+STATS = "stats"
+# Whose Telegram is set to neither reads English.
+LANGUAGE_CODES: tuple[tuple[Language, str | None], ...] = (("en", None), ("zh", "zh"))
 
 
-async def publish_commands(bot: Bot) -> None:
-    """Tell Telegram which commands there are: in English to everyone, in Chinese to Chinese."""
-    await bot.set_my_commands(_described("en"))
-    await bot.set_my_commands(_described("zh"), language_code="zh")
+async def publish_commands(bot: Bot, operators: Sequence[int]) -> None:
+    """Tell Telegram which commands there are: in English to everyone, in Chinese to Chinese.
+
+    Operators have one more in their private chats, once they have said something there.
+    """
+    for language, code in LANGUAGE_CODES:
+        await bot.set_my_commands(_described(language, COMMANDS), language_code=code)
+    for operator in operators:
+        scope = BotCommandScopeChat(operator)
+        try:
+            for language, code in LANGUAGE_CODES:
+                theirs = _described(language, (*COMMANDS, STATS))
+                await bot.set_my_commands(theirs, scope=scope, language_code=code)
+        except BadRequest as exc:
+            log.info("operator_unknown", problem=exc.message)
 
 
 def command_in(message: Message, username: str) -> str | None:
@@ -49,18 +80,21 @@ class Privacy:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Carries commands out."""
+    """Carries commands out; `live` names who answers: an adapter, or the base model."""
 
     store: Store
     inbox: Inbox
     lanes: Lanes
     answers: Answers
     talk: Talk
+    people: People
+    guests: Guests
     privacy: Privacy
+    live: Callable[[], str]
 
     async def run(self, name: str, message: Message, user: User, place: Place) -> None:
         """Carry one out; an unknown one is answered with the help."""
-        language = await language_for(self.store, user)
+        language = await self.people.language_for(user)
         match name:
             case "new":
                 await self.store.start_anew(place.name, message.message_id)
@@ -71,56 +105,74 @@ class Commands:
             case "privacy":
                 self.talk.say(place, self._privacy(language))
             case "forget":
-                keyboard = keyboards.really_forget(language)
+                keyboard = keyboards.really_forget(user.id, language)
                 self.talk.say(place, say("forget_confirm", language), keyboard=keyboard)
             case "start":
                 words = f"{say('greeting', language)}\n\n{_help(language)}"
                 self.talk.say(place, words)
+            case "stats" if user.id in self.guests.operators and not place.is_group:
+                self.talk.say(place, await self._figures(datetime.now().astimezone(), language))
             case _:
                 self.talk.say(place, _help(language))
 
     async def on_press(self, query: CallbackQuery, place: Place) -> None:
         """Take a press of a button that a command showed."""
-        data, user_id = query.data or "", user_id_of(query.from_user.id)
+        data, user = query.data or "", query.from_user
         number = query.message.message_id if query.message else 0
+        notice = ""
         if data.startswith(keyboards.LANGUAGE):
-            await self._choose_language(user_id, data.removeprefix(keyboards.LANGUAGE))
-            language = await language_for(self.store, query.from_user)
-            follows = await self.store.chosen_language(user_id) is None
-            key = "language_follows" if follows else "language_chosen"
-            self.talk.change_text(place, number, say(key, language))
-        elif data == f"{keyboards.FORGET}yes":
-            language = await language_for(self.store, query.from_user)
-            self.talk.errands.run(self._forget(user_id, place, number, language))
-        elif data == f"{keyboards.FORGET}no":
-            language = await language_for(self.store, query.from_user)
-            self.talk.change_text(place, number, say("not_forgotten", language))
-        self.talk.notice(query.id)
+            words = await self._choose_language(user, data.removeprefix(keyboards.LANGUAGE))
+            self.talk.change_text(place, number, words)
+        elif data.startswith(keyboards.FORGET):
+            language = await self.people.language_for(user)
+            if data == keyboards.forget_data(user.id, really=True):
+                await self._forget(self.people.id_of(user))
+                self.talk.change_text(place, number, say("forgotten", language))
+            elif data == keyboards.forget_data(user.id, really=False):
+                self.talk.change_text(place, number, say("not_forgotten", language))
+            else:
+                notice = say("not_your_button", language)
+        self.talk.notice(query.id, notice)
 
-    async def _choose_language(self, user_id: str, chosen: str) -> None:
+    async def _choose_language(self, user: User, chosen: str) -> str:
+        """Commit the choice; what to say about it."""
+        user_id = self.people.id_of(user)
         choices: dict[str, Language | None] = {"zh": "zh", "en": "en", "auto": None}
         with suppress(KeyError):
             await self.store.choose_language(user_id, choices[chosen])
+        follows = await self.store.chosen_language(user_id) is None
+        key = "language_follows" if follows else "language_chosen"
+        return say(key, await self.people.language_for(user))
 
-    async def _forget(self, user_id: str, place: Place, number: int, language: Language) -> None:
-        """Delete the person's private conversations; answers under way end before that."""
-        private = Place(place.bot_id, int(user_id.rpartition(":")[2])).chat
-        found = {one for one, _ in await self.store.conversations_of(user_id, limit=100_000)}
-        # A first question under way has no conversation in the store yet.
-        found |= await self.inbox.conversations_waiting(f"{private}:")
-        for conversation in found:
-            if conversation.startswith(f"{private}:"):
-                await self._forget_conversation(conversation)
-        self.talk.change_text(place, number, say("forgotten", language))
+    async def _forget(self, user_id: str) -> None:
+        """Delete all about the person; what is being answered ends, and is not stored."""
+        under_way = await self.inbox.pending_of(user_id)
+        await erase(self.store, user_id)
+        if under_way:
+            self.talk.errands.run(self._forget_last_posts(under_way))
 
-    async def _forget_conversation(self, conversation: str) -> None:
-        waiting = await self.inbox.pending(conversation)
-        await self.store.delete_conversation(conversation)
-        for message in waiting:
-            self.lanes.stop(conversation, message.id)
-            await self.answers.over(conversation, message.id)
-        # What was under way is stored when it ends.
-        await self.store.delete_conversation(conversation)
+    async def _forget_last_posts(self, under_way: Sequence[UserMessage]) -> None:
+        """Forget where the last answers are shown, when they have ended."""
+        for message in under_way:
+            self.lanes.stop(message.conversation_id, message.id)
+        for message in under_way:
+            await self.answers.over(message)
+            await self.inbox.forget_posts(message.conversation_id, message.id)
+
+    async def _figures(self, now: datetime, language: Language) -> str:
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        today = await count_since(self.store, midnight.timestamp())
+        week = await count_since(self.store, (now - timedelta(days=7)).timestamp())
+        waiting = await count_waiting(self.store)
+        return say(
+            "stats",
+            language,
+            today=_period(today, language),
+            week=_period(week, language),
+            waiting=waiting.waiting,
+            dead=waiting.dead,
+            live=self.live(),
+        )
 
     def _privacy(self, language: Language) -> str:
         training = "privacy_trains" if self.privacy.trains else "privacy_trains_not"
@@ -128,9 +180,22 @@ class Commands:
         return say("privacy", language, days=days, training=say(training, language))
 
 
+def _period(period: Period, language: Language) -> str:
+    answers = {f"{outcome}": period.answers[outcome] for outcome in Outcome}
+    return say(
+        "stats_period",
+        language,
+        people=period.people,
+        total=sum(period.answers.values()),
+        up=period.ratings[Rating.UP],
+        down=period.ratings[Rating.DOWN],
+        **answers,
+    )
+
+
 def _help(language: Language) -> str:
     return say("chat_commands", language, photos=MAX_PHOTOS)
 
 
-def _described(language: Language) -> list[BotCommand]:
-    return [BotCommand(name, say(f"command_{name}", language)) for name in COMMANDS]
+def _described(language: Language, names: Sequence[str]) -> list[BotCommand]:
+    return [BotCommand(name, say(f"command_{name}", language)) for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -10,6 +11,7 @@ from telegram import (
     ForceReply,
     Message,
     MessageReactionUpdated,
+    ReactionType,
     ReactionTypeEmoji,
     User,
 )
@@ -17,13 +19,14 @@ from telegram import (
 from bots.buttons import THUMBS, Thumb, Why
 from bots.metrics import Metrics
 from bots.telegram import keyboards
-from bots.telegram.people import language_for
-from bots.telegram.place import Place, place_from, user_id_of
+from bots.telegram.people import People
+from bots.telegram.place import Place, place_from
 from bots.telegram.talk import Talk
 from core.engine import Engine
 from core.errors import NotFound
 from core.inbox import Inbox, Post
 from core.messages import Feedback, Language, Platform, Rating, Turn
+from core.privacy import erased_at
 from core.store import Store
 from core.wording import say
 
@@ -38,15 +41,16 @@ class Verdicts:
     engine: Engine
     store: Store
     inbox: Inbox
+    people: People
     metrics: Metrics
     talk: Talk
 
     async def on_press(self, query: CallbackQuery, press: Thumb | Why, place: Place) -> None:
         """Commit a press of a button under an answer, then acknowledge it."""
-        language = await language_for(self.store, query.from_user)
+        language = await self.people.language_for(query.from_user)
         rating = press.rating if isinstance(press, Thumb) else Rating.DOWN
         reason = press.reason if isinstance(press, Why) else None
-        user_id = user_id_of(query.from_user.id)
+        user_id = self.people.id_of(query.from_user)
         turn = await self._rate(Feedback(press.reply_id, user_id, rating, reason), place)
         if turn is None:
             self.talk.notice(query.id, say("not_found", language))
@@ -64,21 +68,32 @@ class Verdicts:
             self.talk.errands.run(self._ask_correction(place, number, turn, language))
 
     async def on_reaction(self, reaction: MessageReactionUpdated) -> None:
-        """Commit a 👍 or 👎 that was put on an answer; one that is taken off changes nothing."""
-        rating = _rating_of(reaction)
-        if rating is None or reaction.user is None:
+        """Commit a 👍 or 👎 that was put on an answer, and take back one that was taken off.
+
+        A thumb taken off leaves a verdict with a reason or a correction as it is: those words
+        were given on purpose.
+        """
+        before, after = _ratings_in(reaction.old_reaction), _ratings_in(reaction.new_reaction)
+        user = reaction.user
+        if before == after or user is None or await self._is_old(reaction, user):
             return
         chat = Place(self.bot_id, reaction.chat.id)
         reply_id = await self.inbox.reply_of_post(chat.chat, str(reaction.message_id), "answer")
         if reply_id is None:
             return
-        user_id = user_id_of(reaction.user.id)
-        turn = await self._rate(Feedback(reply_id, user_id, rating), chat)
+        user_id = self.people.id_of(user)
+        for rating in before - after:
+            await self.store.withdraw(reply_id, user_id, rating)
+        turn = await self._turn(reply_id, chat)
+        for rating in after - before:
+            turn = await self._rate(Feedback(reply_id, user_id, rating), chat)
         if turn is None:
             return
+        verdict = await self.store.verdict(reply_id, user_id)
         posts = await self.inbox.answer_posts(turn.reply.conversation_id, turn.message_id)
-        language = await language_for(self.store, reaction.user)
-        self._show_verdict(chat, int(posts[-1].id), turn, rating, language)
+        language = await self.people.language_for(user)
+        rating_now = verdict.rating if verdict else None
+        self._show_verdict(chat, int(posts[-1].id), turn, rating_now, language)
 
     async def on_correction(self, message: Message, user: User, place: Place) -> bool:
         """Commit what we should have said, if the message replies to our asking for it."""
@@ -88,38 +103,54 @@ class Verdicts:
         reply_id = await self.inbox.reply_of_post(place.chat, str(asked.message_id), "correction")
         if reply_id is None:
             return False
-        language = await language_for(self.store, user)
+        language = await self.people.language_for(user)
         correction = (message.text or message.caption or "").strip()
         if not correction:
             self.talk.say(place, say("correction_words", language))
             return True
-        feedback = Feedback(reply_id, user_id_of(user.id), Rating.DOWN, correction=correction)
+        feedback = Feedback(reply_id, self.people.id_of(user), Rating.DOWN, correction=correction)
         turn = await self._rate(feedback, place)
         self.talk.say(place, say("correction_thanks" if turn else "not_found", language))
         return True
 
     async def _rate(self, feedback: Feedback, place: Place) -> Turn | None:
         """Commit a verdict on an answer that was given in this chat; None without such a one."""
+        turn = await self._turn(feedback.reply_id, place)
+        if turn is None:
+            return None
         try:
-            turn = await self.store.turn(feedback.reply_id)
-            # A button's data is what the person's app sends: it may name any reply.
-            if turn.platform is not Platform.TELEGRAM or _chat_of(turn) != place.chat:
-                return None
             await self.engine.rate(feedback)
         except NotFound:
             return None
         self.metrics.rated(feedback.rating)
         return turn
 
+    async def _turn(self, reply_id: str, place: Place) -> Turn | None:
+        """The turn with this answer, if it was given in this chat.
+
+        A button's data is what the person's app sends: it may name any reply.
+        """
+        try:
+            turn = await self.store.turn(reply_id)
+        except NotFound:
+            return None
+        here = turn.platform is Platform.TELEGRAM and _chat_of(turn) == place.chat
+        return turn if here else None
+
+    async def _is_old(self, reaction: MessageReactionUpdated, user: User) -> bool:
+        """Whether the person has had everything forgotten since."""
+        erased = await erased_at(self.store, self.people.id_of(user))
+        return reaction.date.timestamp() < int(erased)
+
     def _show_verdict(
-        self, place: Place, number: int, turn: Turn, rating: Rating, language: Language
+        self, place: Place, number: int, turn: Turn, rating: Rating | None, language: Language
     ) -> None:
         """Mark the thumb, and ask why it went down; in groups nobody's thumb is marked."""
         chosen = None if place.is_group else rating
         keyboard = (
-            keyboards.thumbs(turn.reply.id, chosen)
-            if rating is Rating.UP
-            else keyboards.thumbs_and_reasons(turn.reply, language, chosen)
+            keyboards.thumbs_and_reasons(turn.reply, language, chosen)
+            if rating is Rating.DOWN
+            else keyboards.thumbs(turn.reply.id, chosen)
         )
         self.talk.change_keyboard(place, number, keyboard)
 
@@ -143,8 +174,7 @@ def _chat_of(turn: Turn) -> str:
     return place_from(turn.reply.conversation_id).chat
 
 
-def _rating_of(reaction: MessageReactionUpdated) -> Rating | None:
-    """The thumb that is on the message now and was not before."""
-    fresh = set(reaction.new_reaction) - set(reaction.old_reaction)
-    signs = {one.emoji for one in fresh if isinstance(one, ReactionTypeEmoji)}
-    return next((rating for rating, sign in THUMBS.items() if sign in signs), None)
+def _ratings_in(reactions: Sequence[ReactionType]) -> set[Rating]:
+    """The thumbs among a person's emoji on a message."""
+    signs = {one.emoji for one in reactions if isinstance(one, ReactionTypeEmoji)}
+    return {rating for rating, sign in THUMBS.items() if sign in signs}

@@ -2,76 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from telegram import Bot
 from telegram.request import HTTPXRequest
 
+from bots.courier import Courier
+from bots.errands import Errands
 from bots.lanes import Lanes
-from bots.telegram.commands import Commands, Privacy
-from bots.telegram.courier import Courier
+from bots.telegram.calls import Limits, Rates, chat_of, read_error
+from bots.telegram.commands import Commands, Privacy, publish_commands
 from bots.telegram.feedback import Verdicts
-from bots.telegram.people import Guests
+from bots.telegram.intake import Intake
+from bots.telegram.people import Guests, People
+from bots.telegram.photos import Photos
 from bots.telegram.polling import Polling, Rhythm
 from bots.telegram.show import Answers, Pace
-from bots.telegram.talk import Errands, Talk
+from bots.telegram.talk import Talk
 from bots.telegram.updates import Updates
+from bots.telegram.webhook import Hook, Webhook
 from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
+from core.privacy import Pseudonyms
 from core.store import Store
+
+# An album's photos come one by one within about a second.
+ALBUM_SECONDS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How Telegram is reached, and who is talked to."""
+    """How Telegram is reached, and who is talked to; `ConfigError` for what is no bot's token."""
 
     token: str
     base_url: str
     base_file_url: str
     guests: Guests
 
+    def __post_init__(self) -> None:
+        number, colon, _ = self.token.partition(":")
+        if not (colon and number.isdecimal()):
+            raise ConfigError(
+                "TELEGRAM_BOT_TOKEN is no bot's token: BotFather's begin with a number and a colon."
+            )
+
+    @property
+    def bot_id(self) -> int:
+        """The bot's number, which its token begins with."""
+        return int(self.token.partition(":")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What takes messages in, and what people are told about it; `live` names who answers."""
+
+    lanes: Lanes
+    engine: Engine
+    privacy: Privacy
+    live: Callable[[], str]
+
 
 @dataclass(frozen=True, slots=True)
 class Telegram:
-    """A connection to Telegram: `answers` is what the lanes show with."""
+    """A connection to Telegram.
+
+    `answers` is what the lanes show with, `photos.prepare` what completes their messages.
+    """
 
     bot: Bot
     bot_id: int
     polls: HTTPXRequest
-    courier: Courier
     errands: Errands
+    talk: Talk
     store: Store
     inbox: Inbox
     answers: Answers
+    photos: Photos
+    people: People
     guests: Guests
+    album_seconds: float
 
-    def polling(
-        self,
-        lanes: Lanes,
-        engine: Engine,
-        *,
-        privacy: Privacy,
-        max_photo_bytes: int,
-        rhythm: Rhythm | None = None,
-    ) -> Polling:
-        """The loop that takes messages in; run it while the lanes are running."""
-        talk = Talk(self.bot, self.courier, self.errands)
+    def polling(self, host: Host, *, rhythm: Rhythm | None = None) -> Polling:
+        """The loop that fetches messages; run it while the lanes are running."""
+        intake = self.intake(host)
+        return Polling(self.bot, self.polls, intake, host.lanes, begin=self._publish, rhythm=rhythm)
+
+    def webhook(self, host: Host, hook: Hook) -> Webhook:
+        """What Telegram posts messages to; run it while the lanes are running."""
+        return Webhook(self.bot, hook, self.intake(host), begin=self._publish)
+
+    def intake(self, host: Host) -> Intake:
+        """What commits updates, from wherever they come."""
+        verdicts = Verdicts(
+            self.bot_id,
+            host.engine,
+            self.store,
+            self.inbox,
+            self.people,
+            host.lanes.metrics,
+            self.talk,
+        )
+        commands = Commands(
+            self.store,
+            self.inbox,
+            host.lanes,
+            self.answers,
+            self.talk,
+            self.people,
+            self.guests,
+            host.privacy,
+            host.live,
+        )
         updates = Updates(
             bot=self.bot,
             bot_id=self.bot_id,
             store=self.store,
-            engine=engine,
-            lanes=lanes,
-            talk=talk,
-            verdicts=Verdicts(self.bot_id, engine, self.store, self.inbox, lanes.metrics, talk),
-            commands=Commands(self.store, self.inbox, lanes, self.answers, talk, privacy),
+            inbox=self.inbox,
+            engine=host.engine,
+            lanes=host.lanes,
+            answers=self.answers,
+            talk=self.talk,
+            verdicts=verdicts,
+            commands=commands,
             guests=self.guests,
-            max_photo_bytes=max_photo_bytes,
+            people=self.people,
+            photos=self.photos,
+            album_seconds=self.album_seconds,
         )
-        return Polling(self.bot, self.polls, updates.take, self.errands, rhythm=rhythm)
+        return Intake(self.bot_id, self.inbox, updates.take)
+
+    def _publish(self) -> None:
+        self.errands.run(publish_commands(self.bot, sorted(self.guests.operators)))
 
 
 @asynccontextmanager
@@ -80,6 +144,9 @@ async def open_telegram(
     *,
     store: Store,
     inbox: Inbox,
+    pseudonyms: Pseudonyms,
+    max_photo_bytes: int,
+    album_seconds: float = ALBUM_SECONDS,
     courier: Courier | None = None,
     pace: Pace | None = None,
 ) -> AsyncIterator[Telegram]:
@@ -87,11 +154,6 @@ async def open_telegram(
 
     Close it after the lanes have drained: they show their last answers through it.
     """
-    number, colon, _ = access.token.partition(":")
-    if not (colon and number.isdecimal()):
-        raise ConfigError(
-            "TELEGRAM_BOT_TOKEN is no bot's token: BotFather's begin with a number and a colon."
-        )
     # A pool of its own, so that a dead poll can be thrown away without any answer.
     polls = HTTPXRequest(connection_pool_size=1)
     bot = Bot(
@@ -101,21 +163,27 @@ async def open_telegram(
         request=HTTPXRequest(connect_timeout=10, read_timeout=20, pool_timeout=10),
         get_updates_request=polls,
     )
-    errands, patient = Errands(), courier or Courier()
-    answers = Answers(bot, inbox, patient, pace=pace)
+    errands, patient = Errands(), courier or _courier()
     try:
         async with errands.running():
             yield Telegram(
-                bot,
-                int(number),
-                polls,
-                patient,
-                errands,
-                store,
-                inbox,
-                answers,
-                access.guests,
+                bot=bot,
+                bot_id=access.bot_id,
+                polls=polls,
+                errands=errands,
+                talk=Talk(bot, patient, errands),
+                store=store,
+                inbox=inbox,
+                answers=Answers(bot, inbox, patient, pace=pace),
+                photos=Photos(bot, max_photo_bytes),
+                people=People(store, pseudonyms),
+                guests=access.guests,
+                album_seconds=album_seconds,
             )
     finally:
         await polls.shutdown()
         await bot.request.shutdown()
+
+
+def _courier() -> Courier:
+    return Courier(read_error, limits=Limits(Rates()), sharing=chat_of)

@@ -41,10 +41,16 @@ def languages(language: Language) -> InlineKeyboardMarkup:
     )
 
 
-def really_forget(language: Language) -> InlineKeyboardMarkup:
-    """Delete, or rather not."""
-    yes = _button(say("delete", language), f"{FORGET}yes")
-    return InlineKeyboardMarkup([[yes, _button(say("cancel", language), f"{FORGET}no")]])
+def really_forget(number: int, language: Language) -> InlineKeyboardMarkup:
+    """Delete, or rather not; for the person with this number on Telegram."""
+    yes = _button(say("delete", language), forget_data(number, really=True))
+    no = _button(say("cancel", language), forget_data(number, really=False))
+    return InlineKeyboardMarkup([[yes, no]])
+
+
+def forget_data(number: int, *, really: bool) -> str:
+    """What the buttons carry: in a group others could press them, too."""
+    return f"{FORGET}{'yes' if really else 'no'}:{number}"
 
 
 def _thumbs(reply_id: str, chosen: Rating | None) -> list[InlineKeyboardButton]:

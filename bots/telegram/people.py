@@ -1,4 +1,4 @@
-"""Who may talk to the bot, and in which language it talks to them."""
+"""Who may talk to the bot, what people are called in the store, and which language they read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from telegram import User
 
-from bots.telegram.place import Place, user_id_of
-from core.messages import Language
+from bots.telegram.place import Place
+from core.messages import Language, Platform
+from core.privacy import Pseudonyms
 from core.store import Store
 
 
@@ -26,10 +27,20 @@ class Guests:
         return user_id in self.users | self.operators or place.chat_id in self.chats
 
 
-async def language_for(store: Store, user: User) -> Language:
-    """The language the person chose, else that of their Telegram."""
-    chosen = await store.chosen_language(user_id_of(user.id))
-    return chosen or language_of_app(user)
+@dataclass(frozen=True, slots=True)
+class People:
+    """People as the store knows them."""
+
+    store: Store
+    pseudonyms: Pseudonyms
+
+    def id_of(self, user: User) -> str:
+        """The person's name in the store."""
+        return self.pseudonyms.of(Platform.TELEGRAM, str(user.id))
+
+    async def language_for(self, user: User) -> Language:
+        """The language the person chose, else that of their Telegram."""
+        return await self.store.chosen_language(self.id_of(user)) or language_of_app(user)
 
 
 def language_of_app(user: User) -> Language:

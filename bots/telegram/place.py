@@ -52,16 +52,15 @@ def place_from(conversation_id: str) -> Place:
     return Place(int(bot_id), int(chat_id), int(thread_id))
 
 
-def user_id_of(number: int) -> str:
-    """A person's id in the store."""
-    return f"{_PREFIX}:{number}"
-
-
 def message_id_of(message: Message) -> str:
     """A message's id in its conversation; the photos of an album are one message."""
     return f"album-{message.media_group_id}" if message.media_group_id else str(message.message_id)
 
 
 def number_of(message: UserMessage) -> int | None:
-    """The number of the Telegram message that can be replied to; albums have several."""
-    return int(message.id) if message.id.isdecimal() else None
+    """The number of the Telegram message that can be replied to; None for an album.
+
+    Photos that came too late for their album are named after the first of them.
+    """
+    number = message.id.removeprefix("album-").partition("-")[2] or message.id
+    return int(number) if number.isdecimal() else None

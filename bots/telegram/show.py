@@ -1,27 +1,36 @@
-"""Answers on Telegram: a placeholder at once, edits while the text grows, at last the whole."""
+"""Answers on Telegram: a sign of life at once, the text while it grows, at last the whole.
+
+A private chat shows the growing text as a draft of the message to come. Elsewhere, and where
+Telegram takes no draft, a placeholder is sent and edited; a restart goes on in the same one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from telegram import Bot, InlineKeyboardMarkup, Message, MessageEntity, ReplyParameters
 from telegram.constants import MessageEntityType, MessageLimit
-from telegram.error import BadRequest, Forbidden
+from telegram.error import BadRequest, Forbidden, InvalidToken, TelegramError
 
+from bots.courier import Courier
+from bots.growing import watch
 from bots.markup import Style, Styled, split, styled, utf16_length, with_sources
-from bots.telegram.courier import Courier
+from bots.telegram.calls import Drafts
 from bots.telegram.keyboards import thumbs
 from bots.telegram.place import Place, number_of, place_from
 from bots.telegram.talk import NO_PREVIEW
 from core.errors import SolemateError
 from core.inbox import Inbox, Post
 from core.language import language_of
-from core.messages import Delta, Done, Event, Language, Replaced, Reply, UserMessage
+from core.messages import Event, Language, Reply, UserMessage
 from core.wording import apology, say
 
 log = structlog.get_logger()
@@ -29,6 +38,8 @@ T = TypeVar("T")
 
 LIMIT = MessageLimit.MAX_TEXT_LENGTH
 GROWING = " …"
+# A draft is gone after 30 seconds without a change.
+DRAFT_SECONDS = 20.0
 _ENTITIES: dict[Style, str] = {
     "bold": MessageEntityType.BOLD,
     "italic": MessageEntityType.ITALIC,
@@ -42,32 +53,33 @@ _ENTITIES: dict[Style, str] = {
 class Pace:
     """Seconds between two edits of a growing answer; Telegram allows groups 20 a minute."""
 
+    draft_seconds: float = 0.5
     private_seconds: float = 1.0
     group_seconds: float = 3.0
     # Long texts run into flood control sooner: at this length the pause has doubled.
     doubled_at: int = 1000
 
-    def seconds(self, place: Place, length: int) -> float:
+    def after_edit(self, place: Place, length: int) -> float:
         """The pause after an edit that showed this many UTF-16 units."""
         base = self.group_seconds if place.is_group else self.private_seconds
         return base * (1 + length / self.doubled_at)
 
+    def after_draft(self, length: int) -> float:
+        """The pause after a draft of this many UTF-16 units."""
+        return self.draft_seconds * (1 + length / self.doubled_at)
 
-@dataclass(slots=True)
-class _Growing:
-    """The text so far, and who waits for more of it."""
 
-    text: str = ""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """Where a growing text is drawn, and the pause after so many UTF-16 units of it.
 
-    def become(self, text: str) -> None:
-        self.text = text
-        self.changed.set()
+    `words` stand there first. What is drawn fades after a while, or with None never.
+    """
 
-    def end(self) -> None:
-        self.ended.set()
-        self.changed.set()
+    words: Styled
+    draw: Callable[[Styled], Awaitable[object]]
+    pause_seconds: Callable[[int], float]
+    fades_seconds: float | None = None
 
 
 class Answers:
@@ -80,20 +92,24 @@ class Answers:
         self._inbox = inbox
         self._courier = courier
         self._pace = pace or Pace()
-        self._showing: dict[tuple[str, str], asyncio.Event] = {}
+        self._showing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._without_drafts: set[int] = set()
 
     async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
         """Show the answer as it grows, in the posts that a crash may have left."""
-        key = (message.conversation_id, message.id)
-        over = self._showing[key] = asyncio.Event()
         try:
-            await self._show(message, events)
+            async with self._alone(message):
+                await self._show(message, events)
         except Forbidden:
             # The person blocked the bot or it was put out of the group: nobody is there to see.
             log.info("nobody_there", message=message.id)
-        finally:
-            del self._showing[key]
-            over.set()
+
+    async def announce(self, message: UserMessage, number: int) -> None:
+        """Say that the message has to wait as the `number`th; its answer will stand there."""
+        async with self._alone(message):
+            if not await self._inbox.answer_posts(message.conversation_id, message.id):
+                words = say("in_line", _language(message), number=number)
+                await self._send(message, 0, Styled(words), None)
 
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
         """Say it in the placeholder where there is one."""
@@ -101,72 +117,94 @@ class Answers:
         posts = await self._inbox.answer_posts(message.conversation_id, message.id)
         await self._put(message, posts, 0, Styled(words), None)
 
-    async def over(self, conversation_id: str, message_id: str) -> None:
-        """Wait until an answer under way is shown or has failed."""
-        if event := self._showing.get((conversation_id, message_id)):
-            await event.wait()
-
-    async def _show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
-        place = place_from(message.conversation_id)
-        posts = await self._inbox.answer_posts(message.conversation_id, message.id)
-        if not posts:
-            doing = "reading_photo" if message.images else "searching"
-            words = Styled(say(doing, _language(message)))
-            posts = [await self._send(message, 0, words, None)]
-        growing = _Growing()
-        reply: Reply | None = None
-        async with self._edited_while_growing(place, posts[0], growing):
-            async for event in events:
-                match event:
-                    case Delta(text):
-                        growing.become(growing.text + text)
-                    case Replaced(text):
-                        growing.become(text)
-                    case Done(whole):
-                        reply = whole
-                    case _:
-                        pass
-        assert reply is not None, "an answer ends with Done"
-        await self._finish(message, posts, reply)
+    async def over(self, message: UserMessage) -> None:
+        """Wait until nothing is being shown for the message any more."""
+        async with self._alone(message):
+            pass
 
     @asynccontextmanager
-    async def _edited_while_growing(
-        self, place: Place, post: Post, growing: _Growing
-    ) -> AsyncIterator[None]:
-        """Edit the post in the block; an edit on its way arrives before the block is left.
-
-        Cancelled on the wire it might arrive after the whole answer, and undo it.
-        """
-        editing = asyncio.create_task(self._edit_while_growing(place, post, growing))
-        try:
+    async def _alone(self, message: UserMessage) -> AsyncIterator[None]:
+        """Let nothing else be shown for the message meanwhile, or it would have two posts."""
+        key = (message.conversation_id, message.id)
+        lock = self._showing.setdefault(key, asyncio.Lock())
+        async with lock:
             yield
-            growing.end()
-            await editing
-        finally:
-            editing.cancel()
-            await asyncio.wait({editing})
 
-    async def _edit_while_growing(self, place: Place, post: Post, growing: _Growing) -> None:
-        shown = ""
-        while True:
-            await growing.changed.wait()
-            growing.changed.clear()
-            if growing.ended.is_set():
+    async def _show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        posts = await self._inbox.answer_posts(message.conversation_id, message.id)
+        canvas, posts = await self._begin(message, posts)
+        reply = await self._draw_while_growing(canvas, events)
+        await self._finish(message, posts, reply)
+
+    async def _begin(self, message: UserMessage, posts: list[Post]) -> tuple[_Canvas, list[Post]]:
+        """Show that something is being done; where, and the posts that are there now."""
+        place = place_from(message.conversation_id)
+        words = Styled(
+            say("reading_photo" if message.photo_count else "searching", _language(message))
+        )
+        if not posts and await self._begin_draft(message, place, words):
+            return self._draft(message, place, words), posts
+        if not posts:
+            posts = [await self._send(message, 0, words, None)]
+        return self._edited(place, posts[0], words), posts
+
+    async def _begin_draft(self, message: UserMessage, place: Place, words: Styled) -> bool:
+        """Draw the words as a draft; whether Telegram takes drafts here."""
+        if place.is_group or place.chat_id in self._without_drafts:
+            return False
+        call = partial(self._send_draft, message, place, words)
+        try:
+            await self._courier.deliver(Drafts(place.chat_id), call, repeatable=True)
+        # A server that does not know the method says "not found", as it does of wrong tokens.
+        except (BadRequest, InvalidToken) as exc:
+            log.info("draft_refused", problem=type(exc).__name__)
+            self._without_drafts.add(place.chat_id)
+            return False
+        return True
+
+    def _draft(self, message: UserMessage, place: Place, words: Styled) -> _Canvas:
+        async def draw(piece: Styled) -> object:
+            call = partial(self._send_draft, message, place, piece)
+            return await self._courier.offer(Drafts(place.chat_id), call)
+
+        return _Canvas(words, draw, self._pace.after_draft, DRAFT_SECONDS)
+
+    def _edited(self, place: Place, post: Post, words: Styled) -> _Canvas:
+        async def draw(piece: Styled) -> object:
+            whole = piece + Styled(GROWING)
+            call = partial(self._edit, place, post, whole.text, _entities(whole), None)
+            return await self._courier.offer(place.chat_id, call)
+
+        return _Canvas(words, draw, partial(self._pace.after_edit, place))
+
+    async def _send_draft(self, message: UserMessage, place: Place, piece: Styled) -> object:
+        return await self._bot.send_message_draft(
+            place.chat_id,
+            _draft_id(message),
+            piece.text,
+            message_thread_id=place.thread_id or None,
+            entities=_entities(piece),
+        )
+
+    async def _draw_while_growing(self, canvas: _Canvas, events: AsyncIterator[Event]) -> Reply:
+        drawn = canvas.words
+
+        async def show(text: str) -> None:
+            nonlocal drawn
+            pieces = split(styled(text), LIMIT - len(GROWING))
+            piece = pieces[0] if pieces else canvas.words
+            if piece == drawn and canvas.fades_seconds is None:
                 return
-            pieces = split(styled(growing.text), LIMIT - len(GROWING))
-            if not pieces or pieces[0].text == shown:
-                continue
-            shown = pieces[0].text
-            await self._offer_edit(place, post, pieces[0] + Styled(GROWING))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pace.seconds(place, utf16_length(shown))):
-                    await growing.ended.wait()
+            drawn = piece
+            try:
+                await canvas.draw(piece)
+            except TelegramError as exc:
+                log.info("growth_not_shown", error=type(exc).__name__)
 
-    async def _offer_edit(self, place: Place, post: Post, piece: Styled) -> None:
-        async def call() -> object:
-            return await self._edit(place, post, piece.text, _entities(piece), None)
+        def pause_seconds(_text: str) -> float:
+            return canvas.pause_seconds(utf16_length(drawn.text))
 
-        await self._courier.offer(place.chat_id, call)
+        return await watch(events, show, pause_seconds, fades_seconds=canvas.fades_seconds)
 
     async def _finish(self, message: UserMessage, posts: Sequence[Post], reply: Reply) -> None:
         """Show the whole reply with its sources, and the thumbs under the last piece of it."""
@@ -194,7 +232,7 @@ class Answers:
                 return await self._edit(place, post, piece.text, entities, keyboard)
 
             try:
-                await self._styled_or_plain(place, piece, edit, repeatable=True)
+                await self._styled_or_plain(place, piece, edit)
                 return
             except BadRequest as exc:
                 if "not modified" in exc.message.lower():
@@ -225,7 +263,7 @@ class Answers:
                 link_preview_options=NO_PREVIEW,
             )
 
-        sent = await self._styled_or_plain(place, piece, send, repeatable=False)
+        sent = await self._styled_or_plain(place, piece, send)
         post = Post(place.chat, str(sent.message_id), "answer", position)
         await self._inbox.add_post(message.conversation_id, message.id, post)
         return post
@@ -252,20 +290,21 @@ class Answers:
         place: Place,
         piece: Styled,
         call: Callable[[Sequence[MessageEntity]], Awaitable[T]],
-        *,
-        repeatable: bool,
     ) -> T:
-        """Call with the piece's entities; without them where Telegram cannot read them."""
+        """Call with the piece's entities; without them where Telegram cannot read them.
+
+        A call that may have arrived is made again: an answer that comes twice is better than none.
+        """
         entities = _entities(piece)
         try:
             return await self._courier.deliver(
-                place.chat_id, lambda: call(entities), repeatable=repeatable
+                place.chat_id, lambda: call(entities), repeatable=True
             )
         except BadRequest as exc:
             if not entities or "entit" not in exc.message.lower():
                 raise
             log.warning("entities_refused", problem=exc.message)
-        return await self._courier.deliver(place.chat_id, lambda: call(()), repeatable=repeatable)
+        return await self._courier.deliver(place.chat_id, lambda: call(()), repeatable=True)
 
 
 def _entities(piece: Styled) -> Sequence[MessageEntity]:
@@ -274,6 +313,11 @@ def _entities(piece: Styled) -> Sequence[MessageEntity]:
     if not entities:
         return ()
     return MessageEntity.adjust_message_entities_to_utf_16(piece.text, entities)
+
+
+def _draft_id(message: UserMessage) -> int:
+    """The same number for the same message; Telegram animates from one text to the next."""
+    return number_of(message) or zlib.crc32(message.id.encode()) >> 1 or 1
 
 
 def _language(message: UserMessage) -> Language:

@@ -1,11 +1,6 @@
-"""Small things said in chats besides answers, and errands that nobody waits for."""
+"""Small things said in chats besides answers."""
 
 from __future__ import annotations
-
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from telegram import (
@@ -16,52 +11,16 @@ from telegram import (
     Message,
     ReplyParameters,
 )
+from telegram.error import BadRequest
 
-from bots.telegram.courier import Courier
+from bots.courier import Call, Courier
+from bots.errands import Errands
 from bots.telegram.place import Place
 
 log = structlog.get_logger()
 
 # What Telegram would fetch for a preview tells a stranger's server what was said here.
 NO_PREVIEW = LinkPreviewOptions(is_disabled=True)
-PARTING_SECONDS = 5.0
-
-
-class Errands:
-    """Runs what nobody waits for; what fails is logged and stops nothing."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run errands while the block runs; at its end they have a few seconds left."""
-        try:
-            yield
-        finally:
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=PARTING_SECONDS)
-            for task in self._tasks:
-                task.cancel()
-            await self.finished()
-
-    def run(self, work: Coroutine[Any, Any, object]) -> None:
-        """Start one."""
-        task = asyncio.create_task(self._logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def finished(self) -> None:
-        """Wait until none is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _logged(self, work: Coroutine[Any, Any, object]) -> None:
-        try:
-            await work
-        # The outermost handler: nobody waits who could be told.
-        except Exception:
-            log.exception("errand_failed")
 
 
 class Talk:
@@ -101,7 +60,7 @@ class Talk:
                 link_preview_options=NO_PREVIEW,
             )
 
-        return await self._courier.deliver(place.chat_id, call, repeatable=False)
+        return await self._courier.deliver(place.chat_id, call, repeatable=True)
 
     def notice(self, query_id: str, text: str = "") -> None:
         """Tell Telegram that a press was taken, with a line for the person."""
@@ -117,7 +76,7 @@ class Talk:
                 place.chat_id, message_id, reply_markup=keyboard
             )
 
-        self.errands.run(self._courier.offer(place.chat_id, call))
+        self.errands.run(self._change(place, call))
 
     def change_text(self, place: Place, message_id: int, text: str) -> None:
         """Replace a message of ours, its buttons included."""
@@ -125,4 +84,11 @@ class Talk:
         async def call() -> object:
             return await self._bot.edit_message_text(text, place.chat_id, message_id)
 
-        self.errands.run(self._courier.deliver(place.chat_id, call, repeatable=True))
+        self.errands.run(self._change(place, call))
+
+    async def _change(self, place: Place, call: Call[object]) -> None:
+        try:
+            await self._courier.deliver(place.chat_id, call, repeatable=True)
+        except BadRequest as exc:
+            # It says so already, or the person has deleted it.
+            log.info("nothing_changed", problem=exc.message)

@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import structlog
 from telegram import Bot, CallbackQuery, Message, MessageEntity, Update, User
-from telegram.error import TelegramError
 
 from bots.buttons import from_data
 from bots.lanes import Lanes
 from bots.telegram.commands import COMMANDS, Commands, command_in
 from bots.telegram.feedback import Verdicts
-from bots.telegram.people import Guests, language_for, language_of_app
-from bots.telegram.photos import FETCH_SECONDS, fetch, photos_in
-from bots.telegram.place import Place, message_id_of, place_of, user_id_of
+from bots.telegram.people import Guests, People, language_of_app
+from bots.telegram.photos import Photos, photo_in
+from bots.telegram.place import Place, message_id_of, place_of
+from bots.telegram.show import Answers
 from bots.telegram.talk import Talk
+from bots.told import Told
 from core.engine import MAX_PHOTOS, Engine
 from core.errors import Busy, ImageRejected, MessageRejected
+from core.inbox import Inbox
 from core.messages import Language, Platform, UserMessage
+from core.privacy import erased_at
 from core.store import Store
 from core.wording import apology, say
 
-log = structlog.get_logger()
-
-MOST_STRANGERS = 10_000
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """Takes updates; when `take` returns, what they mean is committed."""
+    """Takes updates; when `take` returns, what they mean is committed.
+
+    An album is answered when no photo of it has come for `album_seconds`.
+    """
 
     bot: Bot
     bot_id: int
     store: Store
+    inbox: Inbox
     engine: Engine
     lanes: Lanes
+    answers: Answers
     talk: Talk
     verdicts: Verdicts
     commands: Commands
     guests: Guests
-    max_photo_bytes: int
-    _told: set[tuple[int, int]] = field(default_factory=set)
+    people: People
+    photos: Photos
+    album_seconds: float
+    _told: Told = field(default_factory=Told)
 
     async def take(self, updates: Sequence[Update]) -> None:
         """Take one update, or those that bring an album's photos.
@@ -73,7 +79,7 @@ class Updates:
             else Place(self.bot_id, message.chat.id)
         )
         if not self.guests.welcome(query.from_user.id, place):
-            words = say("stranger", await language_for(self.store, query.from_user))
+            words = say("stranger", await self.people.language_for(query.from_user))
             self.talk.notice(query.id, words)
             return
         press = from_data(query.data or "")
@@ -85,100 +91,114 @@ class Updates:
     async def _on_messages(self, messages: Sequence[Message]) -> None:
         first = messages[0]
         user, place = first.from_user, place_of(self.bot_id, first)
-        if user is None or user.is_bot or not any(self._is_for_us(one) for one in messages):
+        if user is None or user.is_bot or not await self._are_for_us(messages, place):
+            return
+        # Telegram counts whole seconds.
+        if first.date.timestamp() < int(await erased_at(self.store, self.people.id_of(user))):
             return
         if not self.guests.welcome(user.id, place):
             await self._send_away(user, place)
-        elif (command := command_in(first, self._username)) is not None:
+        elif (command := command_in(first, self.bot.username)) is not None:
             await self.commands.run(command, first, user, place)
         elif not await self.verdicts.on_correction(first, user, place):
             await self._on_question(messages, user, place)
 
     async def _on_question(self, messages: Sequence[Message], user: User, place: Place) -> None:
         """Commit a question to the inbox; what cannot be taken is told at once."""
-        language = await language_for(self.store, user)
-        text, photos = self._text(messages), photos_in(messages)
-        if not text and not photos:
-            if messages[0].effective_attachment is not None or place.is_group:
-                self.talk.say(place, say("text_or_photo", language))
-            return
+        language = await self.people.language_for(user)
         try:
-            if len(photos) > MAX_PHOTOS:
+            parts = [await self._to_user_message(one, user, place) for one in messages]
+            photos = sum(part.photo_count for part in parts)
+            if not photos and not any(part.text for part in parts):
+                if messages[0].effective_attachment is not None or place.is_group:
+                    self.talk.say(place, say("text_or_photo", language))
+                return
+            if photos > MAX_PHOTOS:
                 raise MessageRejected(
-                    f"The album has {len(photos)} photos; the limit is {MAX_PHOTOS}.",
+                    f"The album has {photos} photos; the limit is {MAX_PHOTOS}.",
                     code="photo_many",
                     limit=MAX_PHOTOS,
                 )
-            fetching = (
-                fetch(self.bot, one, max_bytes=self.max_photo_bytes, seconds=FETCH_SECONDS)
-                for one in photos
-            )
-            images = tuple(await asyncio.gather(*fetching))
-            message = await self._to_user_message(messages[0], user, place, text, images)
-            self.engine.check(message)
-            await self.lanes.submit(message)
-        except (MessageRejected, ImageRejected, Busy) as exc:
+            for message, part in zip(messages, parts, strict=True):
+                await self._submit(message, part)
+        except Busy as exc:
+            if self._told.first(("busy", user.id), seconds=exc.retry_after_seconds):
+                self.talk.say(place, apology(exc, language))
+        except (MessageRejected, ImageRejected) as exc:
             self.talk.say(place, apology(exc, language))
-        except (TelegramError, TimeoutError) as exc:
-            log.warning("photo_not_fetched", error=type(exc).__name__)
-            self.talk.say(place, say("photo_not_fetched", language))
 
-    async def _to_user_message(
-        self, first: Message, user: User, place: Place, text: str, images: tuple[bytes, ...]
-    ) -> UserMessage:
-        user_id = user_id_of(user.id)
-        start = await self.store.last_start(place.name, first.message_id)
-        conversation = place.conversation_id(start)
+    async def _submit(self, message: Message, part: UserMessage) -> None:
+        """Commit a question, or a photo of an album, and say so where it has to wait."""
+        self.engine.check(part)
+        if message.media_group_id:
+            number = str(message.message_id)
+            await self.lanes.join(part, number, hold_seconds=self.album_seconds)
+            return
+        behind = await self.lanes.behind()
+        if await self.lanes.submit(part) and behind:
+            self.talk.errands.run(self.answers.announce(part, behind + 1))
+
+    async def _to_user_message(self, message: Message, user: User, place: Place) -> UserMessage:
+        """Raises `ImageRejected` for a photo that is too large."""
+        text, photo, user_id = self._text(message), photo_in(message), self.people.id_of(user)
+        if photo is not None:
+            self.photos.check(photo)
+        conversation = await self._conversation(message, place)
         language: Language | None = await self.store.chosen_language(user_id)
         wordless = not any(char.isalpha() for char in text)
         if language is None and wordless and not await self.store.history(conversation, rounds=1):
             # A photo alone speaks no language, and no conversation has shown one yet.
             language = language_of_app(user)
         return UserMessage(
-            id=message_id_of(first),
+            id=message_id_of(message),
             platform=Platform.TELEGRAM,
             conversation_id=conversation,
             user_id=user_id,
             text=text,
-            images=images,
+            files=() if photo is None else (photo.file_id,),
             language=language,
         )
 
+    async def _conversation(self, message: Message, place: Place) -> str:
+        return place.conversation_id(await self.store.last_start(place.name, message.message_id))
+
     async def _send_away(self, user: User, place: Place) -> None:
         """Say once that we do not know this person."""
-        key = (user.id, place.chat_id)
-        if key in self._told or len(self._told) >= MOST_STRANGERS:
-            return
-        self._told.add(key)
-        self.talk.say(place, say("stranger", await language_for(self.store, user)))
+        if self._told.first(("stranger", user.id, place.chat_id), seconds=DAY_SECONDS):
+            self.talk.say(place, say("stranger", await self.people.language_for(user)))
 
-    @property
-    def _username(self) -> str:
-        return self.bot.username
+    async def _are_for_us(self, messages: Sequence[Message], place: Place) -> bool:
+        """Whether a message is meant for the bot: in groups only where it says so.
 
-    def _is_for_us(self, message: Message) -> bool:
-        """Whether a message is meant for the bot: in groups only where it says so."""
-        if message.chat.id > 0:
+        Of an album only one photo does; the others may come later.
+        """
+        if not place.is_group or any(self._is_addressed(message) for message in messages):
             return True
+        if messages[0].media_group_id is None:
+            return False
+        conversation = await self._conversation(messages[0], place)
+        return await self.inbox.knows(Platform.TELEGRAM, conversation, message_id_of(messages[0]))
+
+    def _is_addressed(self, message: Message) -> bool:
+        """Whether a message in a group replies to the bot, is a command, or mentions it."""
         replied = message.reply_to_message
         if replied is not None and replied.from_user is not None:
             # A topic's first message is what all others there reply to.
             is_topic = replied.forum_topic_created is not None
             if replied.from_user.id == self.bot_id and not is_topic:
                 return True
-        return command_in(message, self._username) in COMMANDS or self._mentioned(message)
+        return command_in(message, self.bot.username) in COMMANDS or self._mentioned(message)
 
     def _mentioned(self, message: Message) -> bool:
         kinds: list[str | None] = [MessageEntity.MENTION, MessageEntity.TEXT_MENTION]
         found = message.parse_entities(kinds) | message.parse_caption_entities(kinds)
         return any(
-            words.lower() == f"@{self._username}".lower()
+            words.lower() == f"@{self.bot.username}".lower()
             or (entity.user is not None and entity.user.id == self.bot_id)
             for entity, words in found.items()
         )
 
-    def _text(self, messages: Sequence[Message]) -> str:
+    def _text(self, message: Message) -> str:
         """What was written, in the message or under a photo, without the bot's name."""
-        texts = (one.text or one.caption or "" for one in messages)
-        mention = re.compile(rf"@{re.escape(self._username)}\b", re.IGNORECASE)
-        return "\n".join(mention.sub("", text).strip() for text in texts).strip()
+        mention = re.compile(rf"@{re.escape(self.bot.username)}\b", re.IGNORECASE)
+        return mention.sub("", message.text or message.caption or "").strip()

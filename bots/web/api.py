@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -42,6 +43,7 @@ from bots.web.http import (
     stream_events,
 )
 from core.errors import NotFound, StoreError
+from core.gauges import read_gauges
 from core.messages import (
     Delta,
     Done,
@@ -70,6 +72,8 @@ InPathSession = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
 InPathMessage = Annotated[str, InPath(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 
 # A request's text and its JSON come on top of two photos in base64.
+# How far back "today" goes in the figures.
+_DAY_SECONDS = 86400.0
 _BODY_ALLOWANCE = 1_000_000
 _RATINGS = {"thumbs_up": Rating.UP, "thumbs_down": Rating.DOWN}
 
@@ -306,6 +310,7 @@ def _state_routes(desk: Desk, parts: Mapping[str, HealthCheck], gate: Gate) -> A
         """Figures for Prometheus."""
         try:
             desk.lanes.metrics.waiting(*await desk.inbox.waiting())
+            desk.lanes.metrics.holds(await read_gauges(desk.store, time.time() - _DAY_SECONDS))
         except StoreError:
             # Whoever watches has to see the other figures exactly when something is wrong.
             desk.lanes.metrics.waiting(float("nan"), float("nan"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from bots.bot import Status
 from core.errors import SolemateError, StoreError
 from core.inbox import Inbox
 from core.registry import Registry
@@ -80,6 +81,13 @@ async def adapter_health(registry: Registry) -> PartHealth:
         return PartHealth(detail=f"{live.name} answers.")
     advice = f"{live.name} is not loaded, so the model answers without it; the log says why."
     return PartHealth(Condition.DEGRADED, advice)
+
+
+def intake_health(status: Status) -> PartHealth:
+    """Whether a platform's messages come in."""
+    condition = Condition.DEGRADED if status.complaint else Condition.OK
+    quiet = round(status.quiet_seconds, 1)
+    return PartHealth(condition, status.complaint, {"quiet_seconds": quiet})
 
 
 async def inbox_health(inbox: Inbox) -> PartHealth:

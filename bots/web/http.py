@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def handle_gated(request: Request) -> Response:
+                started = time.perf_counter()
                 try:
                     response = await handle(await gate.admit(request))
                 except (SolemateError, RequestValidationError, HTTPException) as exc:
@@ -124,6 +126,7 @@ def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:
                     log.exception("request_failed", route=self.path_format)
                     response = error_response(explain(exc, request), shape)
                 gate.metrics.served(self.path_format, response.status_code)
+                gate.metrics.took(self.path_format, time.perf_counter() - started)
                 return response
 
             return handle_gated

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bots.bot import Bot
+from bots.bot import Bot, Prepare
 from bots.feeds import Feeds
 from bots.lanes import Allowance, Lanes, Limits
 from bots.web.desk import Desk
@@ -48,6 +48,7 @@ async def open_desk(
     *,
     allowance: Allowance = PLENTY,
     bots: Mapping[Platform, Bot] | None = None,
+    prepare: Mapping[Platform, Prepare] | None = None,
     width: int = 4,
     depth: int = 20,
     lease_seconds: float = 60.0,
@@ -64,6 +65,7 @@ async def open_desk(
             bots=dict.fromkeys((Platform.WEB, Platform.API), feeds) if bots is None else bots,
             limits=Limits(allowance),
             width=width,
+            prepare=prepare,
         )
         yield Desk(store, inbox, engine, lanes, feeds, PHOTO_LIMITS, 3600.0)
 
@@ -106,5 +108,6 @@ def open_engine(store: Store, model: ChatModel) -> Engine:
             rounds=10,
             expire_seconds=3600.0,
             min_support=0.3,
+            rewrite="carry",
         ),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -72,6 +74,25 @@ def flood(seconds: int) -> Refusal:
 CONFLICT = Refusal(409, "Conflict: terminated by other getUpdates request")
 
 
+@dataclass
+class _Flood:
+    share: float
+    seconds: tuple[int, int]
+    dice: random.Random
+    clock: Callable[[], float]
+    free_at: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Drop:
+    share: float
+    methods: tuple[str, ...]
+    dice: random.Random
+
+    def strikes(self, method: str) -> bool:
+        return method in self.methods and self.dice.random() < self.share
+
+
 class FakeTelegram:
     """The server's memory; `refuse` makes the next calls of a method fail."""
 
@@ -79,11 +100,25 @@ class FakeTelegram:
         self.calls: list[Call] = []
         self.shown: list[Shown] = []
         self.waiting: list[Json] = []
+        self.sent: list[Json] = []
         self.files: dict[str, bytes] = {}
         self.confirmed = 0
         self.address = ""
         self.next_update = 7_000
         self.takes_entities = True
+        self.takes_drafts = True
+        self.webhook = ""
+        self.webhook_error = ""
+        self.patience_seconds = 30.0
+        self.conflicts = 0
+        self.floods = 0
+        self.calls_inside_a_penalty = 0
+        self.drops = 0
+        self._polls = 0
+        self._flood: _Flood | None = None
+        self._drop: _Drop | None = None
+        # What a chat's drafts said since its last message.
+        self.drafts: dict[int, list[str]] = defaultdict(list)
         self._refusals: dict[str, list[Refusal | None]] = defaultdict(list)
         self._next_message = 100
         self._changed = asyncio.Condition()
@@ -110,7 +145,7 @@ class FakeTelegram:
         self._next_message += 1
         message: Json = {
             "message_id": self._next_message,
-            "date": 1_790_000_000,
+            "date": int(time.time()),
             "chat": self.chat(chat),
             "from": self.person(user, language),
             **more,
@@ -130,6 +165,11 @@ class FakeTelegram:
 
     async def sends_photo(self, data: bytes, *, caption: str = "", **more: Any) -> Json:
         """A person sends a photo in two sizes."""
+        words = {"caption": caption, "caption_entities": _mentions(caption)} if caption else {}
+        return await self.says(photo=self.photo(data), **words, **more)
+
+    def photo(self, data: bytes) -> list[Json]:
+        """A photo in two sizes; the larger can be fetched."""
         name = f"file{len(self.files)}"
         self.files[name] = data
         small = {"file_id": "small", "file_unique_id": "s", "width": 90, "height": 90}
@@ -140,8 +180,7 @@ class FakeTelegram:
             "height": 960,
             "file_size": len(data),
         }
-        words = {"caption": caption, "caption_entities": _mentions(caption)} if caption else {}
-        return await self.says(photo=[small, large], **words, **more)
+        return [small, large]
 
     async def presses(self, data: str, under: Shown, *, user: int = ANN) -> None:
         """A person presses a button."""
@@ -155,16 +194,19 @@ class FakeTelegram:
             }
         )
 
-    async def reacts(self, emoji: str, to: Shown, *, user: int = ANN) -> None:
-        """A person puts an emoji on a message."""
+    async def reacts(
+        self, emoji: str, to: Shown, *, user: int = ANN, before: str = "", **more: Any
+    ) -> None:
+        """A person puts an emoji on a message, in the place of the one that was there before."""
         await self.update(
             message_reaction={
                 "chat": self.chat(to.chat_id),
                 "message_id": to.message_id,
                 "user": self.person(user),
-                "date": 1_790_000_000,
-                "old_reaction": [],
-                "new_reaction": [{"type": "emoji", "emoji": emoji}],
+                "date": int(time.time()),
+                "old_reaction": _emoji(before),
+                "new_reaction": _emoji(emoji),
+                **more,
             }
         )
 
@@ -175,8 +217,14 @@ class FakeTelegram:
     async def update(self, **content: Json) -> None:
         """Put something into the queue."""
         self.next_update += 1
-        self.waiting.append({"update_id": self.next_update, **content})
+        self.sent.append({"update_id": self.next_update, **content})
+        self.waiting.append(self.sent[-1])
         await self._note()
+
+    def numbered(self, message: Json) -> Json:
+        """An update with this message, as it is posted to a webhook."""
+        self.next_update += 1
+        return {"update_id": self.next_update, "message": message}
 
     def delete(self, shown: Shown) -> None:
         """A person deletes a message."""
@@ -188,9 +236,28 @@ class FakeTelegram:
         """Answer the next calls of a method like this; None closes the connection instead."""
         self._refusals[method] += refusals
 
+    def relent(self, method: str) -> None:
+        """Refuse no more calls of a method."""
+        self._refusals[method].clear()
+
+    def flood(
+        self,
+        *,
+        share: float,
+        seconds: tuple[int, int],
+        dice: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        """From now on tell a share of the calls that their chat has to wait so long."""
+        self._flood = _Flood(share, seconds, dice, clock)
+
+    def drop_answers(self, *, share: float, methods: tuple[str, ...], dice: random.Random) -> None:
+        """From now on do what a share of the calls say, and break off before the answer."""
+        self._drop = _Drop(share, methods, dice)
+
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait until something is so; it is asked again after every call."""
-        async with asyncio.timeout(60), self._changed:
+        async with asyncio.timeout(self.patience_seconds), self._changed:
             await self._changed.wait_for(true)
 
     def called(self, method: str) -> list[Json]:
@@ -242,7 +309,13 @@ class FakeTelegram:
                     request.transport.abort()
                     return web.Response()
                 raise refusal
+            self._check_flood(method, values)
             result = await getattr(self, f"_{method}", self._anything)(values)
+            if self._drop is not None and self._drop.strikes(method):
+                self.drops += 1
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
         except Refusal as exc:
             body = {"ok": False, "error_code": exc.status, "description": str(exc)}
             if exc.parameters:
@@ -255,23 +328,62 @@ class FakeTelegram:
     async def _on_file(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=self.files[request.match_info["name"]])
 
+    def _check_flood(self, method: str, values: Json) -> None:
+        flooding = self._flood
+        if flooding is None or not method.startswith(("send", "edit")):
+            return
+        chat, now = values["chat_id"], flooding.clock()
+        if now < flooding.free_at.get(chat, 0.0):
+            self.calls_inside_a_penalty += 1
+        elif flooding.dice.random() < flooding.share:
+            seconds = flooding.dice.randint(*flooding.seconds)
+            flooding.free_at[chat] = now + seconds
+            self.floods += 1
+            raise flood(seconds)
+
     async def _anything(self, values: Json) -> bool:
         return True
 
     async def _getMe(self, values: Json) -> Json:
         return {"id": BOT_ID, "is_bot": True, "first_name": "Solemate", "username": USERNAME}
 
+    async def _setWebhook(self, values: Json) -> bool:
+        self.webhook = values["url"]
+        return True
+
+    async def _deleteWebhook(self, values: Json) -> bool:
+        self.webhook = ""
+        return True
+
+    async def _getWebhookInfo(self, values: Json) -> Json:
+        info: Json = {
+            "url": self.webhook,
+            "has_custom_certificate": False,
+            "pending_update_count": len(self.waiting),
+        }
+        if self.webhook_error:
+            info |= {"last_error_date": int(time.time()), "last_error_message": self.webhook_error}
+        return info
+
     async def _getUpdates(self, values: Json) -> list[Json]:
+        if self.webhook:
+            raise Refusal(409, "Conflict: can't use getUpdates method while webhook is active")
         if offset := values.get("offset"):
             self.waiting = [one for one in self.waiting if one["update_id"] >= offset]
             self.confirmed = offset
             await self._note()
+        self._polls += 1
+        mine = self._polls
+        await self._note()
         if not self.waiting and values.get("timeout"):
             try:
                 async with asyncio.timeout(values["timeout"]), self._changed:
-                    await self._changed.wait_for(lambda: bool(self.waiting))
+                    await self._changed.wait_for(lambda: bool(self.waiting) or self._polls != mine)
             except TimeoutError:
                 pass
+        if self._polls != mine:
+            self.conflicts += 1
+            raise CONFLICT
         return self.waiting[:100]
 
     async def _getFile(self, values: Json) -> Json:
@@ -291,9 +403,18 @@ class FakeTelegram:
             values.get("message_thread_id"),
             values.get("reply_parameters", {}).get("message_id"),
             markup.get("force_reply", False),
+            self.drafts.pop(values["chat_id"], []),
         )
         self.shown.append(shown)
         return self._as_message(shown)
+
+    async def _sendMessageDraft(self, values: Json) -> bool:
+        if not self.takes_drafts:
+            raise Refusal(404, "Not Found")
+        if values["chat_id"] < 0 or not values["draft_id"]:
+            raise Refusal(400, "Bad Request: TEXTDRAFT_PEER_INVALID")
+        self.drafts[values["chat_id"]].append(self._checked(values))
+        return True
 
     async def _editMessageText(self, values: Json) -> Json:
         shown, text = self._find(values), self._checked(values)
@@ -352,6 +473,10 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _emoji(sign: str) -> list[Json]:
+    return [{"type": "emoji", "emoji": sign}] if sign else []
 
 
 def _commands(text: str) -> list[Json]:

@@ -178,6 +178,7 @@ class Site:
                 rounds=10,
                 expire_seconds=3600,
                 min_support=0.3,
+                rewrite="carry",
             ),
         )
         lanes = Lanes(

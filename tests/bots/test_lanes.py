@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -110,6 +111,22 @@ async def test_conversations_are_answered_side_by_side(tmp_path: Path) -> None:
     assert len(bot.shown) == 4
 
 
+async def test_a_message_is_answered_though_its_sender_left_while_it_was_committed(
+    tmp_path: Path,
+) -> None:
+    bot, gate = RecordingBot(), threading.Event()
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        holding = asyncio.create_task(desk.store.run(lambda _: gate.wait(60)))
+        submitting = asyncio.create_task(desk.lanes.submit(ask(1)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        submitting.cancel()
+        gate.set()
+        await asyncio.gather(holding, bot.ended.wait())
+        assert submitting.cancelled()
+    assert bot.shown == ["m1"]
+
+
 async def test_the_same_message_is_answered_once(tmp_path: Path) -> None:
     bot = RecordingBot(expected=2)
     async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
@@ -185,8 +202,9 @@ async def test_messages_of_a_platform_that_was_switched_off_are_put_aside(tmp_pa
         async with desk.lanes.running():
             await desk.lanes.submit(ask(1))
             await bot.ended.wait()
+            while (await states(desk))["s1"] != "dead":
+                pass
         assert bot.shown == ["m1"]
-        assert (await states(desk))["s1"] == "dead"
 
 
 async def test_a_crash_between_storing_and_finishing_shows_the_stored_reply_again(

@@ -44,6 +44,13 @@ async def test_an_answer_comes_in_pieces_and_ends_with_its_reply(tmp_path: Path)
     assert "".join(event.text for event in events if isinstance(event, Delta)) == ANSWER
 
 
+async def test_bytes_that_are_no_text_harm_nobody(tmp_path: Path) -> None:
+    async with remote(tmp_path) as expert:
+        last = (await told(expert, "canvas \udcff?"))[-1]
+    assert isinstance(last, Done)
+    assert last.reply.text == ANSWER
+
+
 async def test_an_answer_can_be_rated(tmp_path: Path) -> None:
     async with running_desk(tmp_path) as desk:
         transport = httpx.ASGITransport(create_api(desk, parts={}, options=OPTIONS))

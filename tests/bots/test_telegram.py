@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-from PIL import Image
 from telegram import Update
 
-from bots.bot import Bot
-from bots.telegram.commands import Privacy
-from bots.telegram.courier import Courier
-from bots.telegram.front import Access, Telegram, open_telegram
+from bots.lanes import Allowance
 from bots.telegram.people import Guests
-from bots.telegram.polling import Polling, Rhythm
-from bots.telegram.show import Pace
-from bots.web.desk import Desk
 from core.errors import ConfigError, StoreError
 from core.messages import (
     Delta,
@@ -35,21 +24,29 @@ from core.messages import (
     Reply,
     UserMessage,
 )
-from core.model import ChatModel
-from core.tables import feedback_events, inbox, turns
+from core.tables import feedback_events, inbox, posts, turns
 from core.wording import say
-from tests.bots.desks import ANSWER, open_desk
+from tests.bots.desks import ANSWER
 from tests.bots.telegram_fake import (
     ANN,
     BEN,
     BOT_ID,
     CONFLICT,
     GROUP,
-    TOKEN,
     USERNAME,
     FakeTelegram,
     Refusal,
     flood,
+)
+from tests.bots.telegram_world import (
+    CONVERSATION,
+    World,
+    jpeg,
+    opened,
+    person,
+    reply_id,
+    running,
+    solemate,
 )
 from tests.fakes import FakeChatModel, HeldChatModel
 
@@ -58,42 +55,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::telegram.warnings.PTBDeprecatio
 
 QUESTION = "How do I wash canvas shoes?"
 ASKED_FOR = say("ask_correction", "en")
-CONVERSATION = f"telegram:{BOT_ID}:{ANN}:0:0"
-ASKED = UserMessage("7", Platform.TELEGRAM, CONVERSATION, f"telegram:{ANN}", QUESTION)
-
-
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
-
-
-@dataclass
-class World:
-    """A solemate on Telegram."""
-
-    fake: FakeTelegram
-    desk: Desk
-    telegram: Telegram
-    polling: Polling
-    clock: Clock
-
-    async def verdict(self, reply_id: str, user: int = ANN) -> Feedback | None:
-        return await self.desk.store.verdict(reply_id, f"telegram:{user}")
-
-    async def rows(self, *columns: sa.Column[str]) -> Sequence[sa.Row[tuple[str, ...]]]:
-        query = sa.select(*columns)
-        return await self.desk.store.run(lambda connection: connection.execute(query).all())
+ASKED = UserMessage("7", Platform.TELEGRAM, CONVERSATION, person(), QUESTION)
 
 
 @pytest.fixture
@@ -102,79 +64,8 @@ async def fake() -> AsyncIterator[FakeTelegram]:
         yield server
 
 
-@asynccontextmanager
-async def opened(
-    folder: Path,
-    fake: FakeTelegram,
-    model: ChatModel | None = None,
-    *,
-    guests: Guests | None = None,
-    token: str = TOKEN,
-) -> AsyncIterator[World]:
-    """Everything, before anything runs."""
-    bots: dict[Platform, Bot] = {}
-    clock = Clock()
-    access = Access(token, f"{fake.address}/bot", f"{fake.address}/file/bot", guests or Guests())
-    async with (
-        open_desk(folder, model, bots=bots) as desk,
-        open_telegram(
-            access,
-            store=desk.store,
-            inbox=desk.inbox,
-            courier=Courier(sleep=clock.sleep, clock=clock),
-            pace=Pace(private_seconds=0, group_seconds=0),
-        ) as telegram,
-    ):
-        bots[Platform.TELEGRAM] = telegram.answers
-        polling = telegram.polling(
-            desk.lanes,
-            desk.engine,
-            privacy=Privacy(keep_days=30, trains=True),
-            max_photo_bytes=200_000,
-            rhythm=Rhythm(poll_seconds=1, album_seconds=0.01, first_pause_seconds=0.01),
-        )
-        yield World(fake, desk, telegram, polling, clock)
-
-
-@asynccontextmanager
-async def running(world: World, *, answering: bool = True) -> AsyncIterator[World]:
-    """Poll while the block runs, and answer unless told otherwise."""
-    poll = asyncio.create_task(world.polling.run())
-    try:
-        if answering:
-            async with world.desk.lanes.running():
-                yield world
-        else:
-            yield world
-    finally:
-        poll.cancel()
-        await asyncio.wait({poll})
-
-
-@asynccontextmanager
-async def solemate(
-    folder: Path,
-    fake: FakeTelegram,
-    model: ChatModel | None = None,
-    *,
-    guests: Guests | None = None,
-) -> AsyncIterator[World]:
-    async with opened(folder, fake, model, guests=guests) as world, running(world):
-        yield world
-
-
 async def once(event: Event) -> AsyncIterator[Event]:
     yield event
-
-
-def jpeg(size: int = 40) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (size, size), "white").save(out, "JPEG")
-    return out.getvalue()
-
-
-def reply_id(data: Sequence[str]) -> str:
-    return data[0].partition(":")[2]
 
 
 # --- questions and answers ---
@@ -202,7 +93,11 @@ async def test_no_preview_is_ever_asked_for(tmp_path: Path, fake: FakeTelegram) 
     assert all(call["link_preview_options"] == {"is_disabled": True} for call in sent)
 
 
-async def test_the_text_grows_before_it_is_whole(tmp_path: Path, fake: FakeTelegram) -> None:
+@pytest.mark.parametrize("takes_drafts", [True, False])
+async def test_the_text_grows_before_it_is_whole(
+    tmp_path: Path, fake: FakeTelegram, takes_drafts: bool
+) -> None:
+    fake.takes_drafts = takes_drafts
     gate = asyncio.Event()
 
     async def slowly() -> AsyncIterator[Event]:
@@ -210,12 +105,54 @@ async def test_the_text_grows_before_it_is_whole(tmp_path: Path, fake: FakeTeleg
         await gate.wait()
         yield Done(Reply("r" * 32, CONVERSATION, ANSWER, Outcome.ANSWERED, "en"))
 
+    def growing() -> list[str]:
+        return fake.drafts[ANN][1:] if takes_drafts else fake.texts()
+
+    text = "Wash canvas shoes" if takes_drafts else "Wash canvas shoes …"
     async with opened(tmp_path, fake) as world:
         showing = asyncio.create_task(world.telegram.answers.show(ASKED, slowly()))
-        await fake.until(lambda: fake.texts() == ["Wash canvas shoes …"])
+        await fake.until(lambda: growing() == [text])
         gate.set()
         await showing
     assert fake.texts() == [ANSWER]
+
+
+async def test_drafts_of_one_message_have_one_number(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake):
+        asked = await fake.says(QUESTION)
+        await fake.answered()
+    numbers = {call["draft_id"] for call in fake.called("sendMessageDraft")}
+    assert numbers == {asked["message_id"]}
+
+
+async def test_a_draft_is_shown_again_before_it_fades(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.telegram.show.DRAFT_SECONDS", 0.01)
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model):
+        await fake.says(QUESTION)
+        await fake.until(lambda: fake.drafts[ANN] == [say("searching", "en")] * 3)
+        model.gate.set()
+        await fake.answered()
+
+
+async def test_a_chat_without_drafts_is_asked_once(tmp_path: Path, fake: FakeTelegram) -> None:
+    fake.takes_drafts = False
+    async with solemate(tmp_path, fake):
+        for count in (1, 2):
+            await fake.says(QUESTION)
+            shown = await fake.answered(count)
+    assert shown.earlier[0] == say("searching", "en")
+    assert len(fake.called("sendMessageDraft")) == 1
+
+
+async def test_in_a_group_the_placeholder_is_edited(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake):
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP)
+        shown = await fake.answered()
+    assert shown.earlier[0] == say("searching", "en")
+    assert fake.called("sendMessageDraft") == []
 
 
 async def test_a_long_answer_comes_whole_in_several_messages(
@@ -253,6 +190,7 @@ async def test_an_answer_whose_styles_are_refused_comes_as_plain_text(
 
 
 async def test_a_deleted_placeholder_is_replaced(tmp_path: Path, fake: FakeTelegram) -> None:
+    fake.takes_drafts = False
     model = HeldChatModel([ANSWER])
     async with solemate(tmp_path, fake, model):
         await fake.says(QUESTION)
@@ -296,7 +234,7 @@ async def test_the_answer_is_in_the_chosen_language(tmp_path: Path, fake: FakeTe
         await fake.until(lambda: fake.texts() == [chosen])
         await fake.says("hello")
         await fake.answered()
-        assert await world.desk.store.chosen_language(f"telegram:{ANN}") == "zh"
+        assert await world.desk.store.chosen_language(person()) == "zh"
     assert fake.texts()[1] == say("greeting", "zh")
 
 
@@ -309,17 +247,17 @@ async def test_a_message_is_confirmed_only_after_its_commit(
     committed = asyncio.Event()
 
     async def commit_then_hang(updates: Sequence[Update]) -> None:
-        await take(updates)
+        await receive(updates)
         committed.set()
         await asyncio.Event().wait()
 
     await fake.says(QUESTION)
     async with opened(tmp_path, fake) as world:
-        take = world.polling._take
-        monkeypatch.setattr(world.polling, "_take", commit_then_hang)
+        receive = world.polling._intake.receive
+        monkeypatch.setattr(world.polling._intake, "receive", commit_then_hang)
         async with running(world, answering=False):
             await committed.wait()
-        assert [row.state for row in await world.rows(inbox.c.state)] == ["new"]
+        assert "new" in {row.state for row in await world.rows(inbox.c.state)}
     assert fake.confirmed == 0
     async with solemate(tmp_path, fake):
         await fake.answered()
@@ -331,14 +269,14 @@ async def test_a_message_that_could_not_be_committed_comes_again(
     tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, fake) as world:
-        put, failures = world.desk.inbox.put, [StoreError("full"), StoreError("still full")]
+        submit, failures = world.desk.lanes.submit, [StoreError("full"), StoreError("still full")]
 
-        async def full_disk(message: object) -> bool:
+        async def full_disk(message: UserMessage) -> bool:
             if failures:
                 raise failures.pop()
-            return await put(message)  # type: ignore[arg-type]
+            return await submit(message)
 
-        monkeypatch.setattr(world.desk.inbox, "put", full_disk)
+        monkeypatch.setattr(world.desk.lanes, "submit", full_disk)
         async with running(world):
             await fake.says(QUESTION)
             await fake.answered()
@@ -362,6 +300,7 @@ async def test_after_a_restart_the_placeholder_becomes_the_answer(
     tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bots.lanes.DRAIN_SECONDS", 0.01)
+    fake.takes_drafts = False
     model = HeldChatModel()
     async with solemate(tmp_path, fake, model):
         await fake.says(QUESTION)
@@ -374,15 +313,93 @@ async def test_after_a_restart_the_placeholder_becomes_the_answer(
 
 
 async def test_a_second_poller_is_told_and_waited_out(tmp_path: Path, fake: FakeTelegram) -> None:
-    fake.refuse("getUpdates", *[CONFLICT] * 3)
+    fake.refuse("getUpdates", *[CONFLICT] * 1000)
     async with opened(tmp_path, fake) as world:
         assert world.polling.status.problem
         async with running(world):
-            await fake.until(lambda: len(fake.called("getUpdates")) == 2)
+            await fake.until(lambda: len(fake.called("getUpdates")) >= 2)
             assert "Another program" in world.polling.status.problem
+            fake.relent("getUpdates")
             await fake.says(QUESTION)
             await fake.answered()
             assert world.polling.status.problem == ""
+
+
+async def test_a_webhook_that_somebody_sets_is_removed(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake):
+        await fake.until(lambda: bool(fake.called("getUpdates")))
+        fake.webhook = "https://elsewhere.example/"
+        await fake.says(QUESTION)
+        await fake.answered()
+    assert fake.webhook == ""
+    assert len(fake.called("setMyCommands")) == 2
+
+
+async def test_polling_rests_while_more_waits_than_can_be_answered(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.BACKLOG_SECONDS", 0.0)
+    model, resting = HeldChatModel([ANSWER]), asyncio.Event()
+    async with opened(tmp_path, fake, model, width=1) as world:
+        behind = world.desk.lanes.behind
+
+        async def watched() -> int:
+            number = await behind()
+            if number:
+                resting.set()
+            return number
+
+        monkeypatch.setattr(world.desk.lanes, "behind", watched)
+        async with running(world):
+            await fake.says(QUESTION)
+            await model.waiting.wait()
+            await fake.says(QUESTION, user=BEN, chat=BEN)
+            await resting.wait()
+            polls = len(fake.called("getUpdates"))
+            await fake.says(QUESTION, user=13, chat=13)
+            resting.clear()
+            await resting.wait()
+            assert "wait at Telegram" in world.polling.status.complaint
+            assert len(fake.called("getUpdates")) == polls
+            model.gate.set()
+            await fake.answered(3)
+    assert not world.polling.status.resting
+
+
+async def test_a_command_that_comes_again_is_carried_out_once(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says("/help")
+        [again] = fake.waiting
+        await fake.until(lambda: not fake.waiting)
+        fake.waiting.append(again)
+        await fake.says(QUESTION)
+        await fake.answered()
+        await world.telegram.errands.finished()
+    assert len(fake.shown) == 2
+
+
+async def test_chats_do_not_wait_for_each_other(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    async with opened(tmp_path, fake) as world:
+        chosen = world.desk.store.chosen_language
+
+        async def slow_for_ann(user_id: str) -> object:
+            if user_id == person():
+                await gate.wait()
+            return await chosen(user_id)
+
+        monkeypatch.setattr(world.desk.store, "chosen_language", slow_for_ann)
+        await fake.says(QUESTION)
+        await fake.says(QUESTION, user=BEN, chat=BEN)
+        async with running(world):
+            shown = await fake.answered()
+            assert shown.chat_id == BEN
+            gate.set()
+            await fake.answered(2)
 
 
 async def test_a_lost_connection_is_made_anew(tmp_path: Path, fake: FakeTelegram) -> None:
@@ -536,6 +553,93 @@ async def test_an_album_is_one_message(tmp_path: Path, fake: FakeTelegram) -> No
     assert len(fake.shown) == 1
 
 
+async def test_a_late_photo_joins_its_album_while_it_waits(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with opened(tmp_path, fake, album_seconds=0) as world:
+        async with running(world, answering=False):
+            await fake.sends_photo(jpeg(), caption=QUESTION, media_group_id="77")
+            await fake.until(lambda: not fake.waiting)
+            late = await fake.sends_photo(jpeg(50), media_group_id="77")
+            await fake.update(message=late)
+            await fake.until(lambda: not fake.waiting)
+        async with world.desk.lanes.running():
+            await fake.answered()
+        [row] = await world.rows(turns.c.conversation_id, turns.c.message_id, turns.c.question)
+        photos = await world.desk.store.photos_of(row.conversation_id, row.message_id)
+    assert row.question == QUESTION
+    assert len(photos) == 2
+
+
+async def test_a_photo_that_comes_after_the_answer_is_a_follow_up(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with opened(tmp_path, fake, album_seconds=0) as world:
+        async with running(world):
+            first = await fake.sends_photo(jpeg(), caption=QUESTION, media_group_id="77")
+            await fake.answered()
+            late = await fake.sends_photo(jpeg(50), media_group_id="77")
+            shown = await fake.answered(2)
+            for again in (first, late):
+                await fake.update(message=again)
+            await fake.until(lambda: not fake.waiting)
+        rows = await world.rows(turns.c.conversation_id, turns.c.message_id)
+        counts = [len(await world.desk.store.photos_of(*row)) for row in rows]
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+    assert say("photo_question", "en") in shown.text
+    assert counts == [1, 1]
+    assert len({row.conversation_id for row in rows}) == 1
+
+
+async def test_in_a_group_the_rest_of_an_album_needs_no_mention(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with opened(tmp_path, fake, album_seconds=0) as world:
+        async with running(world, answering=False):
+            caption = f"@{USERNAME} canvas?"
+            await fake.sends_photo(jpeg(), caption=caption, chat=GROUP, media_group_id="77")
+            await fake.until(lambda: not fake.waiting)
+            await fake.sends_photo(jpeg(50), chat=GROUP, media_group_id="77")
+            await fake.sends_photo(jpeg(60), chat=GROUP, media_group_id="78")
+            await fake.until(lambda: not fake.waiting)
+        async with world.desk.lanes.running():
+            await fake.answered()
+        [row] = await world.rows(turns.c.conversation_id, turns.c.message_id)
+        assert len(await world.desk.store.photos_of(*row)) == 2
+
+
+async def test_an_album_over_the_limit_is_one_line(tmp_path: Path, fake: FakeTelegram) -> None:
+    allowance = Allowance(messages_per_minute=10, photos_per_minute=1, messages_per_day=10)
+    async with opened(tmp_path, fake, allowance=allowance) as world:
+        async with running(world, answering=False):
+            for number in range(3):
+                await fake.sends_photo(jpeg(40 + number), media_group_id="77")
+            await fake.until(lambda: not fake.waiting)
+        await world.telegram.errands.finished()
+    assert len(fake.texts()) == 1
+
+
+async def test_whoever_asks_too_much_is_told_once(tmp_path: Path, fake: FakeTelegram) -> None:
+    allowance = Allowance(messages_per_minute=2, photos_per_minute=1, messages_per_day=10)
+    async with opened(tmp_path, fake, allowance=allowance) as world, running(world):
+        for _ in range(6):
+            await fake.says(QUESTION)
+        await fake.answered(2)
+        await fake.until(lambda: not fake.waiting)
+        await world.telegram.errands.finished()
+        assert len(await world.rows(turns.c.reply_id)) == 2
+    assert len(fake.shown) == 3
+
+
+async def test_a_photo_is_fetched_again_after_a_lost_connection(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    fake.refuse("getFile", None)
+    async with solemate(tmp_path, fake):
+        await fake.sends_photo(jpeg())
+        await fake.answered()
+
+
 async def test_a_photo_that_is_too_large_is_not_fetched(tmp_path: Path, fake: FakeTelegram) -> None:
     async with solemate(tmp_path, fake):
         await fake.sends_photo(b"x" * 200_001)
@@ -621,7 +725,7 @@ async def test_a_thumb_down_leads_to_a_correction(tmp_path: Path, fake: FakeTele
         assert len(await world.rows(turns.c.reply_id)) == 1
     assert verdict == Feedback(
         reply,
-        f"telegram:{ANN}",
+        person(),
         Rating.DOWN,
         Reason.WRONG_FACTS,
         correction="Brush them, never soak them.",
@@ -640,7 +744,7 @@ async def test_the_reason_may_be_skipped(tmp_path: Path, fake: FakeTelegram) -> 
         await fake.until(lambda: len(shown.data) == 2)
         await world.telegram.errands.finished()
         verdict = await world.verdict(reply)
-    assert verdict == Feedback(reply, f"telegram:{ANN}", Rating.DOWN)
+    assert verdict == Feedback(reply, person(), Rating.DOWN)
     assert len(fake.shown) == 1
 
 
@@ -655,6 +759,38 @@ async def test_an_emoji_counts_like_a_thumb(tmp_path: Path, fake: FakeTelegram) 
         verdict = await world.verdict(reply)
     assert verdict is not None
     assert verdict.rating is Rating.DOWN
+
+
+async def test_an_emoji_taken_off_takes_its_thumb_back(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        await fake.reacts("👍", shown)
+        await fake.until(lambda: shown.labels == ["👍 ✓", "👎"])
+        await fake.reacts("👎", shown, before="👍")
+        await fake.until(lambda: shown.labels[:2] == ["👍", "👎 ✓"])
+        await fake.reacts("", shown, before="👎")
+        await fake.until(lambda: shown.labels == ["👍", "👎"])
+        assert await world.verdict(reply_id(shown.data)) is None
+
+
+async def test_an_emoji_taken_off_leaves_words_that_were_given(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        reply = reply_id(shown.data)
+        await fake.reacts("👎", shown)
+        await fake.until(lambda: f"tone:{reply}" in shown.data)
+        await fake.presses(f"tone:{reply}", shown)
+        await fake.until(lambda: shown.labels == ["👍", "👎 ✓"])
+        await fake.reacts("", shown, before="👎")
+        await fake.until(lambda: not fake.waiting)
+        await world.telegram.errands.finished()
+        verdict = await world.verdict(reply)
+    assert verdict is not None
+    assert verdict.reason is Reason.TONE
 
 
 async def test_an_answer_from_elsewhere_cannot_be_rated_here(
@@ -678,6 +814,7 @@ async def test_commands_are_published_in_both_languages(tmp_path: Path, fake: Fa
     async with solemate(tmp_path, fake):
         await fake.until(lambda: len(fake.called("setMyCommands")) == 2)
     english, chinese = fake.called("setMyCommands")
+    assert "scope" not in english
     assert [one["command"] for one in english["commands"]] == [
         "start",
         "help",
@@ -719,17 +856,117 @@ async def test_commands_say_what_there_is_to_know(
         await fake.until(lambda: any(words in text for text in fake.texts()))
 
 
-async def test_forgetting_deletes_the_private_chat_after_a_question(
+async def forgotten(world: World, user: int = ANN) -> None:
+    """The person has everything forgotten, and is told so."""
+    fake = world.fake
+    await fake.says("/forget", user=user, chat=user)
+    await fake.until(lambda: say("forget_confirm", "en") in fake.texts(user))
+    asked = next(one for one in fake.shown if f"forget:yes:{user}" in one.data)
+    await fake.presses(asked.data[0], asked, user=user)
+    await fake.until(lambda: say("forgotten", "en") in fake.texts(user))
+
+
+async def test_forgetting_deletes_what_is_known_after_a_question(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
     async with solemate(tmp_path, fake) as world:
         await fake.says(QUESTION)
         await fake.says(QUESTION, user=BEN, chat=BEN)
         await fake.answered(2)
-        await fake.says("/forget")
-        await fake.until(lambda: say("forget_confirm", "en") in fake.texts())
-        assert len(await world.rows(turns.c.reply_id)) == 2
-        await fake.presses("forget:yes", fake.shown[-1])
-        await fake.until(lambda: say("forgotten", "en") in fake.texts())
+        await forgotten(world)
         rows = await world.rows(turns.c.user_id)
-    assert [row.user_id for row in rows] == [f"telegram:{BEN}"]
+    assert [row.user_id for row in rows] == [person(BEN)]
+
+
+async def test_in_a_group_others_keep_what_they_said(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(f"@{USERNAME} canvas, says Ann?", chat=GROUP)
+        anns = await fake.answered()
+        await fake.says(f"@{USERNAME} canvas, says Ben?", chat=GROUP, user=BEN)
+        bens = await fake.answered(2)
+        for shown in (anns, bens):
+            for user in (ANN, BEN):
+                await fake.presses(shown.data[1], shown, user=user)
+        await fake.until(lambda: len(fake.called("answerCallbackQuery")) == 4)
+        await forgotten(world)
+        assert [row.question for row in await world.rows(turns.c.question)] == ["canvas, says Ben?"]
+        rated = await world.rows(feedback_events.c.user_id, feedback_events.c.reply_id)
+        assert rated == [(person(BEN), reply_id(bens.data))]
+
+
+async def test_nobody_else_can_press_what_deletes(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP, user=BEN)
+        await fake.answered()
+        await fake.says("/forget", chat=GROUP)
+        await fake.until(lambda: say("forget_confirm", "en") in fake.texts(GROUP))
+        await fake.presses(fake.shown[-1].data[0], fake.shown[-1], user=BEN)
+        await fake.until(lambda: bool(fake.called("answerCallbackQuery")))
+        assert len(await world.rows(turns.c.reply_id)) == 1
+    assert fake.called("answerCallbackQuery")[0]["text"] == say("not_your_button", "en")
+
+
+async def test_what_was_forgotten_does_not_come_back(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        [old] = fake.sent
+        await forgotten(world)
+        # The same update again, then the message in a new one, as old as it is, and its verdict.
+        fake.waiting.append(old)
+        message = old["message"] | {"date": old["message"]["date"] - 60}
+        await fake.update(message=message)
+        await fake.reacts("👍", shown, date=message["date"])
+        await fake.presses(shown.data[0], shown)
+        await fake.until(lambda: not fake.waiting)
+        await world.telegram.errands.finished()
+        assert await world.rows(turns.c.reply_id) == []
+        assert await world.rows(feedback_events.c.reply_id) == []
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+        await fake.says(QUESTION)
+        await fake.answered(2)
+
+
+async def test_what_is_being_answered_is_forgotten_too(tmp_path: Path, fake: FakeTelegram) -> None:
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model) as world:
+        await fake.says(QUESTION)
+        await model.waiting.wait()
+        await forgotten(world)
+        model.gate.set()
+        await world.telegram.errands.finished()
+        assert await world.rows(turns.c.reply_id) == []
+        assert await world.rows(posts.c.post_id) == []
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+
+
+async def test_operators_see_figures(tmp_path: Path, fake: FakeTelegram) -> None:
+    guests = Guests(operators=frozenset({BEN}))
+    async with solemate(tmp_path, fake, guests=guests) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        await fake.presses(shown.data[1], shown)
+        await fake.says("/stats", user=BEN, chat=BEN)
+        await fake.until(lambda: bool(fake.texts(BEN)))
+        [figures] = fake.texts(BEN)
+        await world.telegram.errands.finished()
+    assert "People: 1, answers: 1" in figures
+    assert "👍 0  👎 1" in figures
+    assert "solemate-live" in figures
+    scopes = [call.get("scope") for call in fake.called("setMyCommands")]
+    assert scopes == [None, None, *[{"type": "chat", "chat_id": BEN}] * 2]
+    names = [one["command"] for one in fake.called("setMyCommands")[-1]["commands"]]
+    assert names[-1] == "stats"
+
+
+@pytest.mark.parametrize("chat", [ANN, GROUP])
+async def test_nobody_else_sees_figures(tmp_path: Path, fake: FakeTelegram, chat: int) -> None:
+    """An operator neither, where others read."""
+    guests = Guests(operators=frozenset({BEN}))
+    user = ANN if chat == ANN else BEN
+    async with solemate(tmp_path, fake, guests=guests):
+        await fake.says(f"/stats@{USERNAME}", user=user, chat=chat)
+        await fake.says("/help", user=user, chat=chat)
+        await fake.until(lambda: bool(fake.texts(chat)))
+        await fake.until(lambda: not fake.waiting)
+    assert not any("People" in text for text in fake.texts(chat))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 from rich.console import Console
 
@@ -62,10 +62,10 @@ def shown(on: Console) -> str:
     return on.file.getvalue()
 
 
-def typed(*lines: str) -> Callable[[str], str]:
+def typed(*lines: str) -> Callable[[str], Awaitable[str]]:
     left: Iterator[str] = iter(lines)
 
-    def read(_prompt: str) -> str:
+    async def read(_prompt: str) -> str:
         try:
             return next(left)
         except StopIteration:

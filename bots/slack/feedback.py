@@ -1,0 +1,130 @@
+"""Thumbs, emoji, reasons and better answers: committed first, then acknowledged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bots.buttons import THUMBS, Thumb, Why
+from bots.metrics import Metrics
+from bots.slack.blocks import answers_in, ask_why, reason_form
+from bots.slack.people import People, Person
+from bots.slack.place import Place, place_from
+from bots.slack.talk import Talk
+from core.engine import Engine
+from core.errors import NotFound
+from core.inbox import Inbox
+from core.messages import Feedback, Platform, Rating, Turn
+from core.store import Store
+from core.wording import say
+
+log = structlog.get_logger()
+
+_EMOJI = {
+    "+1": Rating.UP,
+    "thumbsup": Rating.UP,
+    "-1": Rating.DOWN,
+    "thumbsdown": Rating.DOWN,
+}
+assert set(_EMOJI.values()) == set(THUMBS)
+
+
+@dataclass(frozen=True, slots=True)
+class Press:
+    """A button was pressed under an answer; the trigger opens a form for a few seconds."""
+
+    person: Person
+    channel: str
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Turns presses, reactions and forms into feedback."""
+
+    client: AsyncWebClient
+    engine: Engine
+    store: Store
+    inbox: Inbox
+    metrics: Metrics
+    talk: Talk
+    people: People
+
+    async def on_press(self, press: Press, data: Thumb | Why) -> None:
+        """Commit a thumb; then thank for it, or open the form that asks what was wrong."""
+        rating = data.rating if isinstance(data, Thumb) else Rating.DOWN
+        turn = await self._rate(Feedback(data.reply_id, press.person.id, rating), press.channel)
+        if turn is None:
+            return
+        if rating is Rating.UP:
+            self.talk.errands.run(self._thank(turn, press.person))
+        else:
+            self.talk.errands.run(self._open_form(turn, press))
+
+    async def on_reaction(self, team: str, person: Person, event: dict[str, Any]) -> None:
+        """Commit a 👍 or 👎 that was put on an answer; one that is taken off changes nothing."""
+        # A skin tone follows the name: `+1::skin-tone-2`.
+        rating = _EMOJI.get(str(event.get("reaction")).partition("::")[0])
+        item = event.get("item") or {}
+        channel = str(item.get("channel"))
+        if rating is None or item.get("type") != "message":
+            return
+        room = Place(team, channel, "").room
+        reply_id = await self.inbox.reply_of_post(room, str(item.get("ts")), "answer")
+        if reply_id is None:
+            return
+        turn = await self._rate(Feedback(reply_id, person.id, rating), channel)
+        if turn is not None and rating is Rating.DOWN:
+            self.talk.errands.run(self._offer_form(turn, person))
+
+    async def on_form(self, person: Person, view: dict[str, Any]) -> None:
+        """Commit the reason and the better answer that a person gave."""
+        reason, correction = answers_in(view)
+        reply_id = str(view.get("private_metadata"))
+        if reason is None and not correction:
+            return
+        feedback = Feedback(reply_id, person.id, Rating.DOWN, reason, correction=correction)
+        # Only whoever could press the thumb was shown the form.
+        if await self.store.verdict(reply_id, person.id) is None:
+            return
+        turn = await self._rate(feedback)
+        if turn is not None and correction:
+            self.talk.errands.run(self._thank(turn, person, "correction_thanks"))
+
+    async def _rate(self, feedback: Feedback, channel: str | None = None) -> Turn | None:
+        """Commit a verdict on an answer that was given in this channel; None without such a one."""
+        try:
+            turn = await self.store.turn(feedback.reply_id)
+            if turn.platform is not Platform.SLACK:
+                return None
+            # A button's value is what a client sends: it may name any reply.
+            if channel is not None and _place(turn).channel != channel:
+                return None
+            await self.engine.rate(feedback)
+        except NotFound:
+            return None
+        self.metrics.rated(feedback.rating)
+        return turn
+
+    async def _thank(self, turn: Turn, person: Person, words: str = "feedback_thanks") -> None:
+        language = await self.people.language_for(person)
+        self.talk.say(_place(turn), person.user, say(words, language))
+
+    async def _open_form(self, turn: Turn, press: Press) -> None:
+        # The trigger is good for three seconds: no time to ask Slack for a language.
+        language = await self.store.chosen_language(press.person.id) or turn.reply.language
+        form = reason_form(turn.reply, language)
+        await self.client.views_open(trigger_id=press.trigger, view=form)
+
+    async def _offer_form(self, turn: Turn, person: Person) -> None:
+        """A reaction brings no trigger for a form, so a button has to bring it."""
+        language = await self.people.language_for(person)
+        words, blocks = say("feedback_thanks", language), ask_why(turn.reply.id, language)
+        self.talk.say(_place(turn), person.user, words, blocks)
+
+
+def _place(turn: Turn) -> Place:
+    return place_from(turn.reply.conversation_id)

@@ -1,0 +1,216 @@
+"""Slack's parts, opened and put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import aiohttp
+from slack_sdk.web.async_client import AsyncWebClient
+from starlette.routing import BaseRoute, Route
+
+from bots.courier import Courier
+from bots.errands import Errands
+from bots.lanes import Lanes
+from bots.slack.app import build_app
+from bots.slack.calls import read_error
+from bots.slack.door import PATH, Door
+from bots.slack.events import Events
+from bots.slack.feedback import Verdicts
+from bots.slack.files import Files, open_http, origins_for
+from bots.slack.home import Home, Privacy
+from bots.slack.people import Guests, Me, People
+from bots.slack.reading import Reading
+from bots.slack.show import Answers, Pace
+from bots.slack.socket import Rhythm, Socket, Status, for_ever
+from bots.slack.talk import Talk
+from core.engine import Engine
+from core.errors import ConfigError
+from core.inbox import Inbox
+from core.privacy import Pseudonyms, erase
+from core.store import Store
+
+CALL_SECONDS = 20.0
+
+Mode = Literal["socket", "http"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How Slack is reached, how it reaches us, and who is talked to."""
+
+    bot_token: str = field(repr=False)
+    app_token: str = field(repr=False)
+    signing_secret: str = field(repr=False)
+    base_url: str
+    mode: Mode
+    guests: Guests
+    max_photo_bytes: int
+    expire_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What takes things in: a socket, or `routes` that the web server opens; run it either way.
+
+    `status` says how it goes.
+    """
+
+    status: Status
+    routes: Sequence[BaseRoute]
+    _client: AsyncWebClient
+    _socket: Socket | None
+    _me: Me
+    _rhythm: Rhythm
+
+    async def run(self) -> None:
+        """Learn who we are, then take in what comes, for ever."""
+        await for_ever(self._step, self.status, self._rhythm.first_pause_seconds)
+
+    async def _step(self) -> None:
+        if not self._me.known.is_set():
+            answer = await self._client.auth_test()
+            self._me.bot_id = str(answer.get("bot_id") or "")
+            self._me.bot_user = str(answer["user_id"])
+            self._me.known.set()
+        if self._socket is not None:
+            await self._socket.run(self.status)
+        self.status.well()
+        # The web server brings what comes.
+        await asyncio.Event().wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """A connection to Slack: `answers` is what the lanes show with, `reading` what they read."""
+
+    access: Access
+    session: aiohttp.ClientSession
+    client: AsyncWebClient
+    courier: Courier
+    errands: Errands
+    store: Store
+    inbox: Inbox
+    people: People
+    me: Me
+    answers: Answers
+    reading: Reading
+
+    def intake(
+        self, lanes: Lanes, engine: Engine, *, privacy: Privacy, rhythm: Rhythm | None = None
+    ) -> Intake:
+        """What takes things in; run it while the lanes are running."""
+        talk = Talk(self.client, self.courier, self.errands)
+        verdicts = Verdicts(
+            self.client, engine, self.store, self.inbox, lanes.metrics, talk, self.people
+        )
+
+        async def forget(user_id: str) -> None:
+            await self._forget(user_id, lanes)
+
+        events = Events(
+            me=self.me,
+            client=self.client,
+            store=self.store,
+            inbox=self.inbox,
+            engine=engine,
+            lanes=lanes,
+            answers=self.answers,
+            talk=talk,
+            verdicts=verdicts,
+            home=Home(self.client, self.store, self.people, privacy, forget),
+            guests=self.access.guests,
+            people=self.people,
+            max_photo_bytes=self.access.max_photo_bytes,
+        )
+        access, rhythm = self.access, rhythm or Rhythm()
+        app = build_app(access.base_url, self.session, self.me, events)
+        status, socket, routes = Status(), None, tuple[BaseRoute, ...]()
+        if access.mode == "http":
+            door = Door(app, access.signing_secret, status.touch)
+            routes = (Route(PATH, door.receive, methods=["POST"]),)
+        else:
+            socket = Socket(app, self.client, access.app_token, rhythm=rhythm)
+        return Intake(status, routes, self.client, socket, self.me, rhythm)
+
+    async def _forget(self, user_id: str, lanes: Lanes) -> None:
+        """Delete all that is kept about a person; answers under way end in between.
+
+        The first deletion keeps what waits from being answered, the second takes what was.
+        """
+        found = {one for one, _ in await self.store.conversations_of(user_id, limit=100_000)}
+        found |= await self.inbox.conversations_waiting("slack:")
+        waiting = [one for name in found for one in await self.inbox.pending(name)]
+        await erase(self.store, user_id)
+        for message in waiting:
+            if message.user_id == user_id:
+                lanes.stop(message.conversation_id, message.id)
+                await self.answers.over(message.conversation_id, message.id)
+        await erase(self.store, user_id)
+
+
+@asynccontextmanager
+async def open_slack(
+    access: Access,
+    *,
+    store: Store,
+    inbox: Inbox,
+    pseudonyms: Pseudonyms,
+    courier: Courier | None = None,
+    pace: Pace | None = None,
+) -> AsyncIterator[Slack]:
+    """Everything that talks to Slack; nothing is sent or fetched before it is used.
+
+    Close it after the lanes have drained: they show their last answers through it. Raises
+    `ConfigError` where a secret that the mode needs is missing or is another one's.
+    """
+    check_access(access)
+    errands, patient = Errands(), courier or Courier(read_error)
+    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session, open_http() as http:
+        client = AsyncWebClient(
+            access.bot_token,
+            base_url=access.base_url,
+            session=session,
+            # By itself it repeats what may have arrived; the courier does not.
+            retry_handlers=[],
+        )
+        people, me = People(client, store, pseudonyms), Me()
+        files = Files(http, access.bot_token, origins_for(access.base_url), access.max_photo_bytes)
+        reading = Reading(client, store, files, people, me, access.expire_seconds)
+        answers = Answers(client, inbox, patient, people, pace=pace)
+        async with errands.running():
+            yield Slack(
+                access,
+                session,
+                client,
+                patient,
+                errands,
+                store,
+                inbox,
+                people,
+                me,
+                answers,
+                reading,
+            )
+
+
+def check_access(access: Access) -> None:
+    """Raise `ConfigError` where a secret that the mode needs is missing or is another one's."""
+    if not access.bot_token.startswith("xoxb-"):
+        raise ConfigError(
+            "SLACK_BOT_TOKEN is no bot's token: those begin with xoxb- (OAuth & Permissions)."
+        )
+    if access.mode == "socket" and not access.app_token.startswith("xapp-"):
+        raise ConfigError(
+            "Socket Mode needs SLACK_APP_TOKEN, which begins with xapp- (Basic Information, "
+            'App-Level Tokens); or set slack.mode = "http".'
+        )
+    if access.mode == "http" and not access.signing_secret:
+        raise ConfigError(
+            "The HTTP mode needs SLACK_SIGNING_SECRET (Basic Information, App Credentials); "
+            'or set slack.mode = "socket".'
+        )

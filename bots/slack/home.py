@@ -1,0 +1,159 @@
+"""App Home: how to use it, the language, privacy, and what became of a person's corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bots.slack.blocks import Block, header, section
+from bots.slack.people import People, Person
+from core.corrections import Correction, corrections_of
+from core.engine import MAX_PHOTOS
+from core.messages import Language
+from core.store import Store
+from core.wording import say
+
+log = structlog.get_logger()
+
+LANGUAGE_ACTION = "language"
+FORGET_ACTION = "forget"
+AUTO = "auto"
+MOST_CORRECTIONS = 10
+_MOST_SHOWN = 300
+
+Forget = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """What a person is told about their data."""
+
+    keep_days: int
+    trains: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Shows a person's Home tab, and takes what they choose there."""
+
+    client: AsyncWebClient
+    store: Store
+    people: People
+    privacy: Privacy
+    forget: Forget
+
+    async def show(self, person: Person, note: str = "") -> None:
+        """Show the tab as it is now, with a line at the top where there is something to say."""
+        language = await self.people.language_for(person)
+        chosen = await self.store.chosen_language(person.id)
+        corrections = await corrections_of(self.store, person.id, limit=MOST_CORRECTIONS)
+        blocks = [
+            *([section(say(note, language))] if note else []),
+            header(say("home_title", language)),
+            section(say("home_help", language, photos=MAX_PHOTOS)),
+            _language_choice(language, chosen),
+            {"type": "divider"},
+            header(say("home_corrections", language)),
+            *_corrections(corrections, language),
+            {"type": "divider"},
+            header(say("home_privacy_title", language)),
+            section(self._privacy(language)),
+            _forget_button(language),
+        ]
+        await self._publish(person, blocks)
+
+    async def show_stranger(self, person: Person) -> None:
+        """Tell somebody who is not invited."""
+        language = await self.people.language_of_app(person)
+        await self._publish(person, [section(say("stranger", language))])
+
+    async def choose_language(self, person: Person, choice: str) -> None:
+        """Commit the language a person wants."""
+        languages: dict[str, Language | None] = {"zh": "zh", "en": "en", AUTO: None}
+        if choice in languages:
+            await self.store.choose_language(person.id, languages[choice])
+
+    async def forget_person(self, person: Person) -> None:
+        """Delete what there is of a person, then say so."""
+        await self.forget(person.id)
+        await self.show(person, "home_forgotten")
+
+    async def _publish(self, person: Person, blocks: Sequence[Block]) -> None:
+        view = {"type": "home", "blocks": list(blocks)}
+        await self.client.views_publish(user_id=person.user, view=view)
+
+    def _privacy(self, language: Language) -> str:
+        training = "privacy_trains" if self.privacy.trains else "privacy_trains_not"
+        days = self.privacy.keep_days
+        return say("home_privacy", language, days=days, training=say(training, language))
+
+
+def _language_choice(language: Language, chosen: Language | None) -> Block:
+    options = [
+        _option("中文", "zh"),
+        _option("English", "en"),
+        _option(say("language_auto", language), AUTO),
+    ]
+    picked = next(one for one in options if one["value"] == (chosen or AUTO))
+    return section(say("language_question", language)) | {
+        "accessory": {
+            "type": "static_select",
+            "action_id": LANGUAGE_ACTION,
+            "options": options,
+            "initial_option": picked,
+        }
+    }
+
+
+def _corrections(corrections: Sequence[Correction], language: Language) -> list[Block]:
+    if not corrections:
+        return [section(say("home_no_corrections", language))]
+    return [
+        section(
+            say(
+                "home_correction",
+                language,
+                question=_short(one.question),
+                correction=_short(one.text),
+                fate=say(f"correction_{one.fate}", language),
+            )
+        )
+        for one in corrections
+    ]
+
+
+def _forget_button(language: Language) -> Block:
+    return {
+        "type": "actions",
+        "elements": [
+            {
+                "type": "button",
+                "action_id": FORGET_ACTION,
+                "style": "danger",
+                "text": _text(say("home_forget", language)),
+                "confirm": {
+                    "title": _text(say("home_forget", language)),
+                    "text": _text(say("home_forget_confirm", language)),
+                    "confirm": _text(say("delete", language)),
+                    "deny": _text(say("cancel", language)),
+                },
+            }
+        ],
+    }
+
+
+def _option(words: str, value: str) -> dict[str, Any]:
+    return {"text": _text(words), "value": value}
+
+
+def _text(words: str) -> Block:
+    return {"type": "plain_text", "text": words}
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -1,0 +1,249 @@
+"""People's data: who they are called here, all that is kept about one of them, and its erasure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from core.messages import Platform
+from core.store import Store, upsert
+from core.tables import (
+    adapters,
+    conversations,
+    duels,
+    feedback_events,
+    inbox,
+    notices,
+    pairs,
+    people,
+    photos,
+    posts,
+    run_pairs,
+    starts,
+    tombstones,
+    turns,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """Names people by a keyed hash: without `key` nobody can tell whose name a platform's id is.
+
+    Another key makes everybody a stranger, also to their own tombstone.
+    """
+
+    key: bytes
+
+    def of(self, platform: Platform, own_id: str) -> str:
+        """The person's name in the store, `PLATFORM:HASH`."""
+        digest = hmac.new(self.key, f"{platform}:{own_id}".encode(), hashlib.sha256).hexdigest()
+        return f"{platform}:{digest[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure deleted; `adapters` is how many were trained on it, and are flagged."""
+
+    turns: int
+    ratings: int
+    photos: int
+    pairs: int
+    adapters: int
+
+
+async def erase(store: Store, user_id: str, *, now: float | None = None) -> Erased:
+    """Delete all that is kept about a person, and leave a tombstone against repeats of it.
+
+    In a conversation with others theirs stays, without the prompts that held the person's words:
+    such a turn is never trained on. What is being answered meanwhile has to end first.
+    """
+    at = time.time() if now is None else now
+    return await store.run(lambda connection: _erase(connection, user_id, at))
+
+
+async def erased_at(store: Store, user_id: str) -> float:
+    """When the person was last erased (Unix seconds), 0 for never: what is older came again."""
+    query = sa.select(tombstones.c.erased_at).where(tombstones.c.user_id == user_id)
+    moment: float | None = await store.run(lambda connection: connection.execute(query).scalar())
+    return moment or 0.0
+
+
+async def export(store: Store, user_id: str) -> dict[str, Any]:
+    """All that is kept about a person, for JSON; nothing that others wrote."""
+    return await store.run(lambda connection: _export(connection, user_id))
+
+
+def _erase(connection: Connection, user_id: str, at: float) -> Erased:
+    tombstone = {"user_id": user_id, "erased_at": at}
+    upsert(connection, tombstones, tombstone, key=("user_id",), update=("erased_at",))
+    shared_since = _conversations_of(connection, user_id)
+    flagged, pairs_deleted = _erase_pairs(connection, user_id, at, shared_since)
+    photos_deleted = _erase_beside_turns(connection, photos, user_id)
+    _erase_beside_turns(connection, posts, user_id)
+    ratings = _delete(connection, feedback_events, feedback_events.c.user_id == user_id)
+    for table in (notices, people):
+        _delete(connection, table, table.c.user_id == user_id)
+    _delete(connection, inbox, _is_message_of(user_id))
+    turns_deleted = _delete(connection, turns, turns.c.user_id == user_id)
+    for conversation_id, since in shared_since.items():
+        _leave(connection, conversation_id, since)
+    return Erased(turns_deleted, ratings, photos_deleted, pairs_deleted, flagged)
+
+
+def _conversations_of(connection: Connection, user_id: str) -> dict[str, float]:
+    """The conversations with words of this person, and since when they are in it."""
+    asked = (
+        sa.select(turns.c.conversation_id, sa.func.min(turns.c.asked_at))
+        .where(turns.c.user_id == user_id)
+        .group_by(turns.c.conversation_id)
+    )
+    waiting = sa.select(inbox.c.conversation_id, inbox.c.received_at).where(_is_message_of(user_id))
+    owned = sa.select(conversations.c.id, conversations.c.created_at).where(
+        conversations.c.user_id == user_id
+    )
+    found: dict[str, float] = {}
+    for query in (owned, waiting, asked):
+        found |= {row[0]: row[1] for row in connection.execute(query)}
+    return found
+
+
+def _is_message_of(user_id: str) -> sa.ColumnElement[bool]:
+    writer: sa.ColumnElement[str] = inbox.c.message["user_id"].as_string()
+    return writer == user_id
+
+
+def _erase_pairs(
+    connection: Connection, user_id: str, at: float, shared_since: dict[str, float]
+) -> tuple[int, int]:
+    """Delete pairs and duels with words of the person; how many adapters and pairs there were."""
+    mine = sa.select(turns.c.reply_id).where(turns.c.user_id == user_id)
+    _delete(connection, duels, sa.or_(duels.c.user_id == user_id, duels.c.reply_id.in_(mine)))
+    later = [
+        sa.select(turns.c.reply_id).where(
+            turns.c.conversation_id == conversation_id, turns.c.asked_at >= since
+        )
+        for conversation_id, since in shared_since.items()
+    ]
+    flagged = deleted = 0
+    concerned = [pairs.c.user_id == user_id, *(pairs.c.reply_id.in_(query) for query in later)]
+    for which in concerned:
+        runs_with = sa.select(run_pairs.c.run_id).where(
+            run_pairs.c.pair_id.in_(sa.select(pairs.c.id).where(which))
+        )
+        flag = (
+            sa.update(adapters)
+            .where(adapters.c.run_id.in_(runs_with), adapters.c.flagged_at.is_(None))
+            .values(flagged_at=at)
+        )
+        flagged += connection.execute(flag).rowcount
+        deleted += _delete(connection, pairs, which)
+    return flagged, deleted
+
+
+def _erase_beside_turns(connection: Connection, table: sa.Table, user_id: str) -> int:
+    """Delete the rows of `table` that belong to messages of the person."""
+    theirs = sa.exists().where(
+        turns.c.conversation_id == table.c.conversation_id,
+        turns.c.message_id == table.c.message_id,
+        turns.c.user_id == user_id,
+    )
+    return _delete(connection, table, theirs)
+
+
+def _leave(connection: Connection, conversation_id: str, since: float) -> None:
+    """Delete a conversation that nobody is left in; else scrub what the others' prompts quote."""
+    of_it = turns.c.conversation_id == conversation_id
+    query = sa.select(turns).where(of_it).order_by(turns.c.asked_at).limit(1)
+    first = connection.execute(query).one_or_none()
+    if first is not None:
+        scrubbed = {"prompt": [], "query": turns.c.question, "complete": False}
+        connection.execute(
+            sa.update(turns).where(of_it, turns.c.asked_at >= since).values(scrubbed)
+        )
+        named = {"user_id": first.user_id, "title": first.question.strip()[:80]}
+        connection.execute(
+            sa.update(conversations).where(conversations.c.id == conversation_id).values(named)
+        )
+        return
+    unanswered = sa.select(inbox.c.id).where(
+        inbox.c.conversation_id == conversation_id, inbox.c.state != "done"
+    )
+    if connection.execute(unanswered).first() is not None:
+        return
+    for table in (photos, posts, inbox):
+        _delete(connection, table, table.c.conversation_id == conversation_id)
+    _delete(connection, conversations, conversations.c.id == conversation_id)
+    # A conversation that was started anew is named after its place: PLACE:NUMBER.
+    place = conversation_id.rpartition(":")[0]
+    others = conversations.c.id.startswith(f"{place}:", autoescape=True)
+    _delete(connection, starts, sa.and_(starts.c.place == place, ~sa.exists().where(others)))
+
+
+def _delete(connection: Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    return connection.execute(sa.delete(table).where(which)).rowcount
+
+
+def _export(connection: Connection, user_id: str) -> dict[str, Any]:
+    language = sa.select(people.c.language).where(people.c.user_id == user_id)
+    return {
+        "person": user_id,
+        "language": connection.execute(language).scalar(),
+        "turns": _exported_turns(connection, user_id),
+        "waiting": [
+            {"text": message["text"], "photos": message["images"]}
+            for message in connection.execute(
+                sa.select(inbox.c.message).where(_is_message_of(user_id)).order_by(inbox.c.id)
+            ).scalars()
+        ],
+        "ratings": _rows(
+            connection,
+            feedback_events,
+            user_id,
+            ("reply_id", "rating", "reason", "comment", "correction", "created_at"),
+        ),
+        "pairs": _rows(
+            connection, pairs, user_id, ("id", "origin", "state", "created_at", "decided_at")
+        ),
+        "duels": _rows(connection, duels, user_id, ("id", "winner", "created_at", "decided_at")),
+        "notices": _rows(connection, notices, user_id, ("pair_id", "adapter", "told_at")),
+    }
+
+
+def _exported_turns(connection: Connection, user_id: str) -> list[dict[str, Any]]:
+    query = sa.select(turns).where(turns.c.user_id == user_id).order_by(turns.c.asked_at)
+    return [
+        {
+            "reply_id": row.reply_id,
+            "conversation": row.conversation_id,
+            "asked_at": row.asked_at,
+            "question": row.question,
+            "answer": row.text,
+            "adapter": row.adapter,
+            "photos": _exported_photos(connection, row.conversation_id, row.message_id),
+        }
+        for row in connection.execute(query).all()
+    ]
+
+
+def _exported_photos(connection: Connection, conversation_id: str, message_id: str) -> list[str]:
+    """The photos of a message, as base64."""
+    query = (
+        sa.select(photos.c.jpeg)
+        .where(photos.c.conversation_id == conversation_id, photos.c.message_id == message_id)
+        .order_by(photos.c.position)
+    )
+    return [base64.b64encode(jpeg).decode("ascii") for jpeg in connection.execute(query).scalars()]
+
+
+def _rows(
+    connection: Connection, table: sa.Table, user_id: str, columns: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    query = sa.select(*(table.c[name] for name in columns)).where(table.c.user_id == user_id)
+    return [dict(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,51 @@
+"""A process with a bot on a Telegram elsewhere, until it is killed: ours, or the library's own.
+
+`telegram_worker.py solemate FOLDER ADDRESS` stores in the folder; SIGTERM stops it in order.
+`telegram_worker.py library FOLDER ADDRESS` is python-telegram-bot as its manual starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from telegram import Update
+from telegram.ext import ApplicationBuilder, ContextTypes, MessageHandler, filters
+
+from bots.telegram.keyboards import thumbs
+from core.logs import configure_logs
+from tests.bots.telegram_fake import TOKEN, FakeTelegram
+from tests.bots.telegram_world import opened, running
+
+
+async def solemate(folder: Path, address: str) -> None:
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    elsewhere = FakeTelegram()
+    elsewhere.address = address
+    async with opened(folder, elsewhere) as world:
+        await world.desk.inbox.take_over()
+        async with running(world):
+            await told.wait()
+
+
+def library(address: str) -> None:
+    async def answer(update: Update, _context: ContextTypes.DEFAULT_TYPE) -> None:
+        assert update.message is not None
+        await update.message.reply_text("An answer.", reply_markup=thumbs("r"))
+
+    builder = ApplicationBuilder().token(TOKEN).base_url(f"{address}/bot")
+    application = builder.build()
+    application.add_handler(MessageHandler(filters.TEXT, answer))
+    application.run_polling()
+
+
+if __name__ == "__main__":
+    kind, folder, address = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    configure_logs("error", folder / "worker.log")
+    if kind == "library":
+        library(address)
+    else:
+        asyncio.run(solemate(folder, address))

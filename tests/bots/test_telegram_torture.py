@@ -1,0 +1,254 @@
+"""Kills, repeats, floods and lost connections: every question is answered, and as a rule once.
+
+The control shows that the same kills lose questions where the library polls by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from bots.telegram.front import open_telegram
+from bots.telegram.polling import Polling
+from core.store import Store
+from core.tables import feedback_events, turns
+from tests.bots.telegram_fake import ANN, GROUP, USERNAME, FakeTelegram, Json, Shown
+from tests.bots.telegram_world import PSEUDONYMS, RHYTHM, World, opened, running
+
+pytestmark = pytest.mark.filterwarnings("ignore::telegram.warnings.PTBDeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+WIDTH = 4
+CHATS = 6
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeTelegram]:
+    async with FakeTelegram().serving() as server:
+        server.patience_seconds = 240
+        yield server
+
+
+@asynccontextmanager
+async def process(
+    kind: Literal["solemate", "library"], folder: Path, fake: FakeTelegram
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A bot in a process of its own, which is gone afterwards."""
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.bots.telegram_worker",
+        kind,
+        str(folder),
+        fake.address,
+        cwd=ROOT,
+    )
+    try:
+        yield worker
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+        await worker.wait()
+
+
+async def ask(fake: FakeTelegram, count: int) -> list[Json]:
+    """Questions of several people, alone with the bot and in groups by turns."""
+    asked = []
+    for number in range(count):
+        user = ANN + number % CHATS
+        where = {"chat": user} if number % 2 else {"chat": GROUP - user}
+        asked.append(await fake.says(f"@{USERNAME} canvas {number}?", user=user, **where))
+    return asked
+
+
+def answers(fake: FakeTelegram) -> list[Shown]:
+    return [shown for shown in fake.shown if any(data.startswith("up:") for data in shown.data)]
+
+
+def missing(fake: FakeTelegram, asked: list[Json]) -> Counter[int]:
+    """How many answers each chat still lacks."""
+    wanted = Counter(message["chat"]["id"] for message in asked)
+    return wanted - Counter(shown.chat_id for shown in answers(fake))
+
+
+def repeated(fake: FakeTelegram, asked: list[Json]) -> int:
+    """How many answers there are too many."""
+    given = Counter(shown.chat_id for shown in answers(fake))
+    return (given - Counter(message["chat"]["id"] for message in asked)).total()
+
+
+async def kill_and_count(folder: Path, fake: FakeTelegram, questions: int, kills: int) -> None:
+    """Kill the bot after some of its calls, again and again, the last time among thumbs."""
+    seed = random.randrange(2**32)
+    dice = random.Random(seed)
+    print(f"seed {seed}")  # noqa: T201
+    asked = await ask(fake, questions)
+    pace = max(2, 3 * questions // kills)
+    for _ in range(kills - 1):
+        end = len(fake.calls) + 5 + dice.randrange(pace)
+        async with process("solemate", folder, fake):
+            await fake.until(lambda end=end: len(fake.calls) >= end or not missing(fake, asked))
+    async with process("solemate", folder, fake):
+        await fake.until(lambda: not missing(fake, asked))
+        pressed = answers(fake)
+        for shown in pressed:
+            await fake.presses(shown.data[0], shown)
+        await fake.until(lambda: len(fake.called("answerCallbackQuery")) >= len(pressed) // 2)
+    async with process("solemate", folder, fake):
+        await fake.until(lambda: not fake.waiting)
+    async with Store(f"sqlite:///{folder / 'solemate.db'}") as store:
+        stored = await store.run(lambda connection: connection.execute(turns.select()).all())
+        votes = await store.run(
+            lambda connection: connection.execute(feedback_events.select()).all()
+        )
+    assert len(stored) == questions
+    assert {row.reply_id for row in votes} == {row.reply_id for row in stored}
+    assert repeated(fake, asked) <= kills * WIDTH
+
+
+async def test_kills_lose_no_question_and_no_vote(tmp_path: Path, fake: FakeTelegram) -> None:
+    await kill_and_count(tmp_path, fake, questions=24, kills=2)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+async def test_many_kills_lose_no_question_and_no_vote(tmp_path: Path, fake: FakeTelegram) -> None:
+    fake.patience_seconds = 1200
+    await kill_and_count(tmp_path, fake, questions=2000, kills=30)
+
+
+async def test_the_same_kill_loses_questions_where_the_library_polls(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    asked = await ask(fake, 24)
+    async with process("library", tmp_path, fake) as worker:
+        await fake.until(lambda: not fake.waiting and len(fake.shown) >= 1)
+        worker.kill()
+    lost = missing(fake, asked).total()
+    async with process("library", tmp_path, fake):
+        polls = len(fake.called("getUpdates"))
+        await fake.until(lambda: len(fake.called("getUpdates")) >= polls + 2)
+    assert missing(fake, asked).total() == lost > 0
+
+
+async def test_a_stop_in_order_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    asked = await ask(fake, 24)
+    async with process("solemate", tmp_path, fake) as worker:
+        await fake.until(lambda: len(answers(fake)) >= 3)
+        worker.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0
+    async with process("solemate", tmp_path, fake):
+        await fake.until(lambda: not missing(fake, asked))
+    assert repeated(fake, asked) == 0
+
+
+async def test_updates_that_come_three_times_in_any_order_count_once(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    asked = await ask(fake, 30)
+    repeats = [update for update in fake.waiting for _ in range(2)]
+    for message in asked:
+        # A webhook of before and a poll of now give the same message two numbers.
+        await fake.update(message=message)
+    fake.waiting += repeats
+    random.Random(4).shuffle(fake.waiting)
+    async with opened(tmp_path, fake) as world:
+        async with running(world):
+            await fake.until(lambda: not missing(fake, asked) and not fake.waiting)
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+    assert repeated(fake, asked) == 0
+
+
+async def test_in_a_chat_answers_come_in_the_order_of_the_questions(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    asked = [
+        await fake.says(f"@{USERNAME} canvas {number}?", user=ANN + chat, chat=GROUP - chat)
+        for number in range(6)
+        for chat in range(5)
+    ]
+    async with opened(tmp_path, fake) as world, running(world):
+        await fake.until(lambda: not missing(fake, asked))
+    for chat in range(5):
+        replied = [shown.reply_to for shown in answers(fake) if shown.chat_id == GROUP - chat]
+        wanted = [one["message_id"] for one in asked if one["chat"]["id"] == GROUP - chat]
+        assert replied == wanted
+
+
+async def flooded(folder: Path, fake: FakeTelegram, questions: int) -> None:
+    """Answer while Telegram tells every tenth call of a chat to wait."""
+    async with opened(folder, fake) as world:
+        fake.flood(share=0.1, seconds=(3, 30), dice=random.Random(14), clock=world.clock)
+        asked = await ask(fake, questions)
+        async with running(world):
+            await fake.until(lambda: not missing(fake, asked))
+    assert fake.floods > 0
+    assert fake.calls_inside_a_penalty == 0
+    assert repeated(fake, asked) == 0
+
+
+async def test_nothing_is_sent_while_a_chat_has_to_wait(tmp_path: Path, fake: FakeTelegram) -> None:
+    await flooded(tmp_path, fake, 60)
+
+
+async def test_a_connection_lost_after_sending_repeats_no_edited_answer(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    fake.takes_drafts = False
+    await answer_over_bad_lines(tmp_path, fake)
+
+
+async def test_a_connection_lost_after_sending_loses_no_drafted_answer(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    drops = await answer_over_bad_lines(tmp_path, fake)
+    assert drops > 0
+
+
+async def answer_over_bad_lines(folder: Path, fake: FakeTelegram) -> int:
+    """Answer while every tenth call takes effect, but nobody hears so; how many did."""
+    fake.drop_answers(share=0.1, methods=("sendMessage", "editMessageText"), dice=random.Random(15))
+    async with opened(folder, fake) as world, running(world):
+        asked = await ask(fake, 40)
+        await fake.until(lambda: not missing(fake, asked))
+    assert repeated(fake, asked) <= (fake.drops if fake.takes_drafts else 0)
+    return fake.drops
+
+
+async def test_two_pollers_on_one_database_answer_each_question_once(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with opened(tmp_path, fake) as world, second_poller(world) as second:
+        async with running(world):
+            other = asyncio.create_task(second.run())
+            asked = await ask(fake, 20)
+            await fake.until(lambda: not missing(fake, asked) and not fake.waiting)
+            await fake.until(lambda: fake.conflicts > 0)
+            other.cancel()
+            await asyncio.wait({other})
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+    assert repeated(fake, asked) == 0
+
+
+@asynccontextmanager
+async def second_poller(world: World) -> AsyncIterator[Polling]:
+    """A second connection with the same token, over the same store."""
+    async with open_telegram(
+        world.access,
+        store=world.desk.store,
+        inbox=world.desk.inbox,
+        pseudonyms=PSEUDONYMS,
+        max_photo_bytes=200_000,
+    ) as telegram:
+        yield telegram.polling(world.host, rhythm=RHYTHM)
