@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import filecmp
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
 import structlog
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from sqlalchemy.engine import Connection
 
-from core.errors import AdapterRejected, ConfigError, ModelUnavailable, NoHotLoad
+from core.errors import (
+    AdapterRejected,
+    ConfigError,
+    ModelUnavailable,
+    NoHotLoad,
+    NotFound,
+    StoreError,
+)
+from core.lora import check_adapter
 from core.messages import Adapter
 from core.model import OpenAIChatModel
+from core.routes import Route, draws_canary, last_route, registered
 from core.settings import Model, at_root
+from core.store import Store
 
 log = structlog.get_logger()
 
+ROUTE_SECONDS = 2.0
+"""How soon a promotion or a rollback that another process has committed is followed."""
 RECONCILE_SECONDS = 10.0
 RETRY_SECONDS = 300.0
 """How long an adapter that was refused is left alone: somebody has to mend it first."""
-
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-_PREFIX = "base_model.model."
-
-_Shape = tuple[int, ...]
+DRAIN_SECONDS = 60.0
+"""How long an adapter that answers nobody any more stays loaded: longer than any answer takes."""
 
 
 class Registry:
-    """Chooses who answers a person: the live adapter, or the base model while that is away."""
+    """Chooses who answers a person: the canary, the live adapter, or who was live before.
+
+    One that the model server does not have is passed over; the base model is always there.
+    """
 
     def __init__(
         self,
@@ -43,47 +50,97 @@ class Registry:
         base_model: str,
         live: Adapter | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        store: Store | None = None,
+        key: bytes = b"",
     ) -> None:
-        """`base_model` is the served name of the model without an adapter."""
+        """`base_model` is the served name of the model without an adapter.
+
+        `live` answers as long as `store` holds no route. `key` draws the people of a canary.
+        """
         self._model = model
         self._base_model = base_model
-        self._live = live
+        self._default = live
         self._clock = clock
-        self._loaded = False
-        self._load_from = -math.inf
+        self._store = store
+        self._key = key
+        self._route = Route(live.name if live else "")
+        self._adapters: Mapping[str, Adapter] = {live.name: live} if live else {}
+        self._loaded: frozenset[str] = frozenset()
+        self._given: dict[str, float] = {}
+        self._load_from: dict[str, float] = {}
         self._stale = asyncio.Event()
+
+    @property
+    def route(self) -> Route:
+        """Who answers, as far as is known here."""
+        return self._route
 
     @property
     def live(self) -> Adapter | None:
         """The adapter that should answer, if any."""
-        return self._live
+        return self._adapters.get(self._route.live)
 
     @property
     def complete(self) -> bool:
-        """Whether every adapter that should answer can; without any, nothing is missing."""
-        return self._live is None or self._loaded
+        """Whether the live adapter can answer; without any, nothing is missing."""
+        return not self._route.live or self._route.live in self._loaded
 
     async def choose(self, user_id: str) -> str:
         """The served name to ask for this person."""
-        return self._live.name if self._live is not None and self._loaded else self._base_model
+        for name in self._wishes(user_id):
+            if name in self._loaded:
+                return name
+            if not name:
+                break
+        return self._base_model
+
+    def _wishes(self, user_id: str) -> Iterator[str]:
+        route = self._route
+        if draws_canary(self._key, route, user_id):
+            yield route.canary
+        yield route.live
+        yield route.previous
 
     def report_missing(self, name: str) -> None:
-        """The model server did not know this adapter: ask for the base model until it does."""
-        if self._live is not None and self._live.name == name:
-            self._loaded = False
+        """The model server did not know this adapter: pass it over until it does."""
+        if name in self._loaded:
+            self._loaded -= {name}
             self._stale.set()
 
+    async def refresh(self) -> bool:
+        """Read from the store who answers; whether that has changed. Never raises for the store."""
+        if self._store is None:
+            return False
+        try:
+            route, known = await self._store.run(_read)
+        except StoreError as exc:
+            log.warning("route_not_read", problem=str(exc))
+            return False
+        default = {self._default.name: self._default} if self._default else {}
+        if route is None:
+            route = Route(self._default.name if self._default else "")
+        changed = route != self._route
+        self._route, self._adapters = route, {**known, **default}
+        if changed:
+            log.info("routed", live=route.live, canary=route.canary, share=route.share)
+        return changed
+
     async def reconcile(self) -> None:
-        """Ask the model server what it has, and have it load the live adapter if that is missing.
+        """Ask the model server what it has, and have it load what is missing.
 
         Never raises for a server or an adapter that fails. A server that cannot be asked is taken
         to have what it had: if it lost it, the next question will say so.
         """
-        if self._live is None:
+        if not self._route.names and not self._given:
             return
         with suppress(ModelUnavailable):
-            served = await self._model.models()
-            self._loaded = self._live.name in served or await self._load(self._live)
+            served = frozenset(await self._model.models())
+            self._loaded = served
+            for name in self._route.names:
+                if name not in served and await self._load(name):
+                    self._loaded |= {name}
+            await self._unload()
 
     @asynccontextmanager
     async def reconciling(self) -> AsyncIterator[None]:
@@ -91,6 +148,7 @@ class Registry:
 
         Model servers keep adapters in memory: a restarted one has forgotten what it was given.
         """
+        await self.refresh()
         await self.reconcile()
         keeper = asyncio.create_task(self._keep())
         try:
@@ -101,26 +159,40 @@ class Registry:
                 await keeper
 
     async def _keep(self) -> None:
+        reconciled = self._clock()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RECONCILE_SECONDS):
+                async with asyncio.timeout(min(ROUTE_SECONDS, RECONCILE_SECONDS)):
                     await self._stale.wait()
-            self._stale.clear()
-            await self.reconcile()
+            due = self._clock() - reconciled >= RECONCILE_SECONDS
+            if await self.refresh() or self._stale.is_set() or due:
+                self._stale.clear()
+                reconciled = self._clock()
+                await self.reconcile()
 
-    async def _load(self, adapter: Adapter) -> bool:
+    async def _load(self, name: str) -> bool:
         """Whether the server has taken the adapter; one that was refused is left alone a while."""
-        if self._clock() < self._load_from:
+        if self._clock() < self._load_from.get(name, -math.inf):
             return False
         try:
-            await self._offer(adapter)
+            await self._offer(self._known(name))
         except AdapterRejected as exc:
             wait = math.inf if isinstance(exc, NoHotLoad) else RETRY_SECONDS
-            self._load_from = self._clock() + wait
-            log.warning("adapter_not_loaded", adapter=adapter.name, problem=str(exc))
+            self._load_from[name] = self._clock() + wait
+            log.warning("adapter_not_loaded", adapter=name, problem=str(exc))
             return False
-        log.info("adapter_loaded", adapter=adapter.name)
+        self._given[name] = self._clock()
+        log.info("adapter_loaded", adapter=name)
         return True
+
+    def _known(self, name: str) -> Adapter:
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise AdapterRejected(
+                f"Nobody registered an adapter {name!r}. `solemate adapters list` shows those that "
+                "there are; promote one of them."
+            )
+        return adapter
 
     async def _offer(self, adapter: Adapter) -> None:
         if adapter.path is None:
@@ -132,6 +204,22 @@ class Registry:
         if adapter.path.is_dir():
             await asyncio.to_thread(check_adapter, adapter)
         await self._model.load_adapter(adapter.name, adapter.path)
+
+    async def _unload(self) -> None:
+        """Have the server forget what we gave it and nobody is sent to for a good while."""
+        now = self._clock()
+        for name in self._given.keys() & self._route.names:
+            self._given[name] = now
+        for name in [one for one, wanted in self._given.items() if now - wanted >= DRAIN_SECONDS]:
+            with suppress(NotFound):
+                await self._model.unload_adapter(name)
+                log.info("adapter_unloaded", adapter=name)
+            del self._given[name]
+
+
+def _read(connection: Connection) -> tuple[Route | None, dict[str, Adapter]]:
+    route = last_route(connection)
+    return route, registered(connection, route.names) if route else {}
 
 
 def live_adapter(wanted: Model) -> Adapter | None:
@@ -153,104 +241,3 @@ def live_adapter(wanted: Model) -> Adapter | None:
         path=at_root(wanted.adapter_path) if wanted.adapter_path and ours else None,
         base_model=str(at_root(wanted.expert)) if wanted.embedded else wanted.base_model,
     )
-
-
-def check_adapter(adapter: Adapter) -> None:
-    """Raise `AdapterRejected` unless the folder holds a plain LoRA that fits its base model.
-
-    Files, names and shapes are looked at; the numbers themselves are left to the model server.
-    Where the base model is no folder on this disk, only the ranks are.
-    """
-    assert adapter.path is not None
-    folder, base = adapter.path, Path(adapter.base_model)
-    config = _read_config(folder)
-    weights = _shapes(_weights_file(folder))
-    if not weights:
-        raise AdapterRejected(f"{str(folder)!r} holds no weights. Was its training cut short?")
-    layers: dict[str, _Shape] = {}
-    if base.is_dir():
-        _check_base(folder, config.base_model_name_or_path, base)
-        layers = {
-            name: shape
-            for file in base.glob("*.safetensors")
-            for name, shape in _shapes(file).items()
-        }
-    for name, shape in weights.items():
-        _check_shape(folder, name, shape, config.r, layers)
-
-
-class _Config(BaseModel):
-    """What `adapter_config.json` says about the adapter as a whole."""
-
-    peft_type: Literal["LORA"]
-    r: int = Field(ge=1)
-    base_model_name_or_path: str | None = None
-
-
-def _read_config(folder: Path) -> _Config:
-    file = folder / _CONFIG
-    try:
-        return _Config.model_validate_json(file.read_bytes())
-    except OSError as exc:
-        raise AdapterRejected(
-            f"There is no adapter in {str(folder)!r}: {_CONFIG} cannot be read."
-        ) from exc
-    except ValidationError as exc:
-        wrong = exc.errors()[0]
-        field = ".".join(str(part) for part in wrong["loc"]) or "its JSON"
-        raise AdapterRejected(
-            f"{str(file)!r} describes no LoRA adapter: {field}: {wrong['msg']}."
-        ) from exc
-
-
-def _weights_file(folder: Path) -> Path:
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLES)
-    if pickles:
-        raise AdapterRejected(
-            f"{str(folder)!r} holds {pickles[0]!r}, a pickle that could run code. "
-            f"Keep {_CONFIG} and {_WEIGHTS} only."
-        )
-    return folder / _WEIGHTS
-
-
-def _shapes(file: Path) -> dict[str, _Shape]:
-    """The shape of every tensor in a safetensors file, from its header alone."""
-    try:
-        with safe_open(file, framework="np") as tensors:
-            names = tensors.keys()
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as exc:
-        raise AdapterRejected(f"{str(file)!r} cannot be read as safetensors: {exc}.") from exc
-
-
-def _check_base(folder: Path, named: str | None, base: Path) -> None:
-    """A base that lies on this disk must be the served one; of another, only shapes can tell."""
-    other = at_root(named) if named else base
-    if not other.is_dir() or other.resolve() == base.resolve():
-        return
-    names = [file.name for file in base.glob("*.safetensors")]
-    same, _, _ = filecmp.cmpfiles(other, base, names, shallow=False)
-    if sorted(same) != sorted(names):
-        raise AdapterRejected(
-            f"{str(folder)!r} was trained on {named!r}, whose weights differ from {str(base)!r}."
-        )
-
-
-def _check_shape(
-    folder: Path, name: str, shape: _Shape, rank: int, layers: dict[str, _Shape]
-) -> None:
-    """A is (rank, in) and B (out, rank) for a layer whose own weight is (out, in)."""
-    layer, _, leg = name.removeprefix(_PREFIX).rpartition(".lora_")
-    if leg not in ("A.weight", "B.weight") or len(shape) != 2:
-        raise AdapterRejected(f"{str(folder)!r} is no plain LoRA: it holds {name!r}.")
-    expected = list(layers.get(f"{layer}.weight", ()) if layers else shape)
-    if len(expected) != 2:
-        raise AdapterRejected(
-            f"{str(folder)!r} holds {name!r}, for which its base model has no layer."
-        )
-    expected[0 if leg == "A.weight" else 1] = rank
-    if shape != tuple(expected):
-        raise AdapterRejected(
-            f"{str(folder)!r} does not fit its base model: {name!r} is {shape} where "
-            f"{tuple(expected)} belongs."
-        )

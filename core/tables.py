@@ -47,8 +47,11 @@ turns = sa.Table(
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("timings", sa.JSON, nullable=False),
     sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("asked", sa.String(128)),
+    sa.Column("failure", sa.String(32)),
     sa.UniqueConstraint("platform", "conversation_id", "message_id"),
     sa.Index("turns_by_conversation", "conversation_id", "asked_at"),
+    sa.Index("turns_by_asked", "asked", "asked_at"),
 )
 
 photos = sa.Table(

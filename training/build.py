@@ -21,7 +21,6 @@ import structlog
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.errors import TrainingFailed
 from core.prompt import SYSTEM
 from training import phrases
 from training.corpus import Corpus
@@ -35,7 +34,6 @@ from training.dpo_rows import (
 )
 from training.embedder import EmbedderPlan, train_embedder
 from training.llamafactory import (
-    TrainingProgress,
     Value,
     recipe,
     run_llamafactory,
@@ -43,6 +41,7 @@ from training.llamafactory import (
 )
 from training.material import Material, load_material
 from training.pretrain import PretrainPlan, Shape, Step, new_model, pretrain
+from training.progress import TrainingProgress, check_first_reward
 from training.sft_rows import make_rows, write_rows
 from training.spoken import CLOSERS, OPENERS
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
@@ -64,9 +63,6 @@ _INPUTS: dict[str, tuple[str, ...]] = {
     "embedder": ("embedder.py",),
 }
 _DATA: dict[str, tuple[str, ...]] = {"pairs": ("spoken.jsonl",), "embedder": ("synonyms.txt",)}
-# At the first step a fresh adapter changes nothing, so that DPO's rewards are 0; a reference model
-# other than the served one shows here.
-_MOST_FIRST_REWARD = 1e-3
 # The adapter is shipped at this part of its strength: half of the answers are spoken. The more,
 # the more the model unlearns to copy passages that no training saw.
 _STRENGTH = 0.25
@@ -285,14 +281,9 @@ async def _dpo(plan: BuildPlan, on_progress: Progress, train: Trainer) -> None:
             **plan.dpo_changes,
         },
     )
-    run = await train("train", keys, plan.work / "dpo-run", watch, plan.threads)
+    await train("train", keys, plan.work / "dpo-run", watch, plan.threads)
     history = _log_history(made)
-    first = history[0].get("rewards/chosen", 0.0) if history else 0.0
-    if abs(first) > _MOST_FIRST_REWARD:
-        raise TrainingFailed(
-            f"DPO began with a reward of {first} instead of 0: its reference is not the served "
-            f"model. Look at model_name_or_path in {run.parent}."
-        )
+    check_first_reward(history[0] if history else {})
     _note(plan, "dpo", history)
     await asyncio.to_thread(_ship_adapter, plan, made)
 

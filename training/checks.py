@@ -6,17 +6,29 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from core.grounding import quantities
+from core.grounding import Ground, quantities, shingles
 from core.knowledge import sentences
 from core.language import language_of
 from core.messages import Language
 from training.duplicates import Pair, near_pairs, normalised
-from training.rows import DpoRow, EntryRow, Finding, QuestionRow, RetrievalRow, Row, UnanswerableRow
+from training.rows import (
+    CorrectionRow,
+    DpoRow,
+    EntryRow,
+    Finding,
+    QuestionRow,
+    RetrievalRow,
+    Row,
+    UnanswerableRow,
+)
 from training.sizes import SizeRow, contradictions
 
 MAX_SENTENCES = 5
 MAX_QUESTION = 200
+# A correction takes this part of its character or word pairs from its entry.
+MIN_QUOTED = 0.75
 _TWIN = ".en"
 # A shorter sentence ("It depends.") says nothing about where it comes from.
 _TELLING = 10
@@ -24,6 +36,7 @@ _TELLING = 10
 _MAX_RATIO = 2.0
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
+_WORD = re.compile(r"[a-z0-9]+")
 _SPELLED = {
     "half": "0.5", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
     "eight": "8", "nine": "9", "ten": "10", "twelve": "12", "third": "1/3",
@@ -55,7 +68,7 @@ class Asked:
 
 
 def id_problems(
-    rows: Iterable[Row[EntryRow | RetrievalRow | UnanswerableRow]],
+    rows: Iterable[Row[EntryRow | RetrievalRow | UnanswerableRow | CorrectionRow]],
 ) -> Iterator[Finding]:
     """Ids that were used before."""
     seen: dict[str, int] = {}
@@ -125,6 +138,28 @@ def asked_problems(rows: Iterable[Row[QuestionRow | UnanswerableRow]]) -> Iterat
             yield row.finding("lang", f"is {row.data.lang!r}, but the question is not")
         if len(row.data.question) > MAX_QUESTION:
             yield row.finding("question", f"is longer than {MAX_QUESTION} characters")
+
+
+def correction_problems(
+    rows: Iterable[Row[CorrectionRow]], entries: Mapping[str, EntryRow]
+) -> Iterator[Finding]:
+    """Corrections of no entry or one used before, in another language, or not taken from it."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        name = row.data.entry
+        entry = entries.get(name)
+        if entry is None:
+            yield row.finding("entry", f"{name!r} is not in the knowledge base")
+            continue
+        if name in seen:
+            yield row.finding("entry", f"{name!r} is already used in line {seen[name]}")
+        seen.setdefault(name, row.line)
+        if row.data.lang != entry.lang:
+            yield row.finding("lang", f"is {row.data.lang!r}, but {name!r} is {entry.lang!r}")
+        for field in ("question", "correction", "rephrased"):
+            if not _written_in(row.data.lang, getattr(row.data, field)):
+                yield row.finding("lang", f"is {row.data.lang!r}, but the {field} is not")
+        yield from _quoting_problems(row, entry)
 
 
 def repeated(asked: Sequence[Asked]) -> tuple[list[Finding], list[Finding]]:
@@ -197,6 +232,27 @@ def pair_warnings(rows: Iterable[Row[DpoRow]]) -> Iterator[Finding]:
         short, long = sorted((len(row.data.chosen), len(row.data.rejected)))
         if long > _MAX_RATIO * short:
             yield row.finding("chosen", f"lengths differ much: {short} and {long} characters")
+
+
+def _quoting_problems(row: Row[CorrectionRow], entry: EntryRow) -> Iterator[Finding]:
+    """A figure, name or sentence of the correction that the entry lacks, or too few words of it."""
+    said = row.data.correction
+    strange = Ground.of([entry.content], MIN_QUOTED).unsupported(said)
+    if strange:
+        yield row.finding("correction", f"{strange!r} does not stand in {entry.id!r}")
+    pairs = _pairs(said, entry.lang)
+    share = len(pairs & _pairs(entry.content, entry.lang)) / max(1, len(pairs))
+    if share < MIN_QUOTED:
+        message = f"takes {share:.0%} of its words from {entry.id!r}, not {MIN_QUOTED:.0%}"
+        yield row.finding("correction", message)
+
+
+def _pairs(text: str, language: Language) -> set[str]:
+    """Neighbouring characters of a Chinese text, neighbouring words of an English one."""
+    if language == "zh":
+        return shingles(text)
+    words = _WORD.findall(text.casefold())
+    return {f"{first} {second}" for first, second in pairwise(words)}
 
 
 def _twin_problems(row: Row[EntryRow], chinese: EntryRow) -> Iterator[Finding]:

@@ -201,13 +201,14 @@ class Corpus:
         """
         lang = self._language(dice)
         entries = self.neighbours(dice, dice.choice(self._by_lang[lang]), dice.randint(1, 2))
-        names = {e.title: self._name(dice, lang) for e in entries} if rename else {}
+        titles = [entry.title for entry in entries] if rename else []
+        names = self.invented_names(dice, titles, lang)
         documents = tuple(_renamed(entry, names) for entry in entries)
         asked: list[_Asked] = []
         for place, (entry, document) in enumerate(zip(entries, documents, strict=True)):
             about = [
                 _Asked(
-                    _swapped(self.reworded(dice, question), names),
+                    swapped(self.reworded(dice, question), names),
                     place,
                     tuple(number - 1 for number in question.answer),
                 )
@@ -221,6 +222,17 @@ class Corpus:
         return self._finished(
             dice, documents, asked, lang, lambda: self._question_of_another(dice, entries)
         )
+
+    def invented_names(
+        self, dice: random.Random, titles: Sequence[str], lang: Language
+    ) -> dict[str, str]:
+        """A name that does not exist for each of the titles, no two alike."""
+        names: dict[str, str] = {}
+        for title in titles:
+            while (name := self._name(dice, lang)) in names.values():
+                continue
+            names[title] = name
+        return names
 
     def neighbours(self, dice: random.Random, entry: Entry, count: int) -> list[Entry]:
         """`entry` and `count` others of its language, mostly of its topic."""
@@ -415,11 +427,12 @@ def with_typo(dice: random.Random, text: str) -> str:
 
 def _renamed(entry: Entry, names: dict[str, str]) -> Document:
     title = names.get(entry.title, entry.title)
-    said = tuple(_swapped(sentence, names) for sentence in entry.sentences)
+    said = tuple(swapped(sentence, names) for sentence in entry.sentences)
     return Document(title, said, entry.joint)
 
 
-def _swapped(text: str, names: dict[str, str]) -> str:
+def swapped(text: str, names: dict[str, str]) -> str:
+    """The text with every name that is a key replaced, whatever its case."""
     for old, new in names.items():
         text = re.sub(re.escape(old), new.replace("\\", r"\\"), text, flags=re.IGNORECASE)
     return text

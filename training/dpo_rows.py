@@ -37,7 +37,7 @@ _TALKED_REFUSALS: dict[Language, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class PreferencePair:
+class ShippedPair:
     """A prompt with the answer that people like better and the one they like less."""
 
     row: Row
@@ -99,7 +99,7 @@ def make_pairs(
     seed: int,
     repeats: int = 2,
     shares: PairShares | None = None,
-) -> list[PreferencePair]:
+) -> list[ShippedPair]:
     """Pairs for training: each spoken answer `repeats` times, in other company and frames.
 
     The same material and seed give the same pairs in the same order.
@@ -117,11 +117,30 @@ def make_pairs(
     for name, said in taught.items():
         for turn, question in enumerate(dice.sample(asked[name], min(repeats, len(asked[name])))):
             row = maker.answered(question, reworded=turn > 0)
-            pairs.append(PreferencePair(row, _other_frame(dice, said) if turn else said))
+            pairs.append(ShippedPair(row, _other_frame(dice, said) if turn else said))
     single = len(pairs)
     pairs += _photographed(maker, taught, round(single * shares.photographed))
     pairs += [_refused(maker) for _ in range(round(single * shares.refused))]
     dice.shuffle(pairs)
+    return pairs
+
+
+def make_talked_pairs(
+    material: Material, seed: int, count: int = 1_000, refused: float = 0.08
+) -> list[ShippedPair]:
+    """Pairs whose chosen answer is talk made by rule, half of them about invented names.
+
+    They keep a model reading that is trained on a handful of other pairs: nothing of theirs can be
+    known by heart.
+    """
+    maker = RowMaker(Corpus(material), random.Random(seed))
+    pairs: list[ShippedPair] = []
+    while len(pairs) < count:
+        row, talk = maker.talked_pair()
+        if not row.entry or not kept_for_measuring(row.entry):
+            pairs.append(ShippedPair(row, talk))
+    pairs += [_refused(maker) for _ in range(round(count * refused))]
+    maker.dice.shuffle(pairs)
     return pairs
 
 
@@ -142,11 +161,11 @@ def make_held_out_pairs(
     maker = RowMaker(Corpus(material), dice)
     for name, asked in _questions_by_entry(material).items():
         question = dice.choice(asked)
-        pair = PreferencePair(maker.answered(question, reworded=False), spoken[name])
+        pair = ShippedPair(maker.answered(question, reworded=False), spoken[name])
         yield {"id": f"p-{name}", "entry": name, "lang": entries[name].lang, **pair.ranking()}
 
 
-def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> int:
+def write_pairs(pairs: Iterable[ShippedPair], path: Path) -> int:
     """Write the pairs as JSON lines; how many there were. Raises `DataError` for too few."""
     rows = [pair.ranking() for pair in pairs]
     if len(rows) < LEAST_PAIRS:
@@ -165,23 +184,21 @@ def write_json_lines(rows: Iterable[object], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _photographed(
-    maker: RowMaker, spoken: Mapping[str, str], count: int
-) -> Iterator[PreferencePair]:
+def _photographed(maker: RowMaker, spoken: Mapping[str, str], count: int) -> Iterator[ShippedPair]:
     """Pairs with photo tags; both answers begin with what was seen."""
     while count:
         row = maker.photographed()
         if row.entry in spoken:
             entry = maker.corpus.material.entries[row.entry]
             seen = row.output.removesuffix(framed_answer(entry.title, entry.text, entry.lang))
-            yield PreferencePair(row, f"{seen}{spoken[row.entry]}")
+            yield ShippedPair(row, f"{seen}{spoken[row.entry]}")
             count -= 1
 
 
-def _refused(maker: RowMaker) -> PreferencePair:
+def _refused(maker: RowMaker) -> ShippedPair:
     row = maker.refused()
     lang: Language = "zh" if row.output.startswith("您好") else "en"
-    return PreferencePair(row, maker.dice.choice(_TALKED_REFUSALS[lang]))
+    return ShippedPair(row, maker.dice.choice(_TALKED_REFUSALS[lang]))
 
 
 def _other_frame(dice: random.Random, said: str) -> str:

@@ -7,10 +7,11 @@ import io
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from PIL import Image
@@ -28,6 +29,9 @@ from core.messages import (
     Turn,
     UserMessage,
 )
+from core.opening import engine_options, open_retriever
+from core.settings import Settings
+from core.store import Store
 from core.tags import COLOUR, TagGroup
 from core.vision import SURE, Vision
 from training.evaluate import Watch, at_once, mean
@@ -125,13 +129,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A model's result; BLEU-4 and ROUGE-L are of the rows with an entry, against that entry."""
+    """A model's result; BLEU-4 and ROUGE-L are of the rows with an entry, against that entry.
+
+    `characters` is the mean length of the answers that are the model's own.
+    """
 
     label: Label
     model: str
     overall: Share
     bleu_4: float | None
     rouge_l: float | None
+    characters: float | None
     kinds: tuple[Share, ...]
     languages: tuple[Share, ...]
     failures: tuple[Failure, ...]
@@ -141,6 +149,31 @@ class Golden:
         found = asdict(self)
         del found["label"], found["overall"]
         return {**asdict(self.overall), **found}
+
+
+@asynccontextmanager
+async def open_engines(settings: Settings) -> AsyncIterator[EngineOf]:
+    """Engines as the settings make them, at temperature 0, on a store that is thrown away."""
+    _, retriever = await open_retriever(settings)
+    options = engine_options(settings)
+    options = replace(options, sampling=replace(options.sampling, temperature=0.0))
+    with TemporaryDirectory() as folder:
+        async with Store(f"sqlite:///{folder}/golden.db") as store:
+
+            def engine_of(served: Served, eyes: Vision) -> Engine:
+                async def choose(_user_id: str) -> str:
+                    return served.name
+
+                return Engine(
+                    store=store,
+                    retriever=retriever,
+                    vision=eyes,
+                    model=served.chat,
+                    choose_adapter=choose,
+                    options=replace(options, base_model=served.name),
+                )
+
+            yield engine_of
 
 
 async def measure_golden(
@@ -280,6 +313,7 @@ def _golden(served: Served, checked: Sequence[Checked], entries: Mapping[str, En
         overall=_share("all", checked),
         bleu_4=mean(bleu_4(*pair) for pair in pairs),
         rouge_l=mean(rouge_l(*pair) for pair in pairs),
+        characters=mean(len(one.reply.text) for one in checked if one.by_model),
         kinds=_shares(checked, lambda row: row.kind),
         languages=_shares(checked, lambda row: row.lang),
         failures=tuple(_failure(one) for one in checked if not one.passed),

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from core.errors import ConfigError
 from core.model import Breaker, ChatModel, OpenAIChatModel
 from training.servers.process import model_server
 
-Label = Literal["base", "sft", "dpo"]
-LABELS: tuple[Label, ...] = get_args(Label)
+Label = Literal["base", "sft", "dpo", "live", "candidate"]
+LABELS: tuple[Label, ...] = ("base", "sft", "dpo")
 
 # An evaluation measures answers; a slow machine makes it slow, and nothing else.
 START_SECONDS = 600.0
@@ -94,18 +94,29 @@ class Shipped:
 
     @asynccontextmanager
     async def _server(self, model: Path, *options: str) -> AsyncIterator[OpenAIChatModel]:
-        port = str(_free_port())
-        where = ("--host", _HOST, "--port", port, "--model", str(model))
+        command = [*self.command, "--model", str(model), *options]
         async with (
-            _client(f"http://{_HOST}:{port}/v1", self.api_key) as chat,
-            model_server(
-                [*self.command, *where, *options],
-                healthy=chat.healthy,
-                log_file=self.log_file,
-                start_seconds=START_SECONDS,
-            ),
+            serving(command, self.log_file, self.api_key) as url,
+            _client(url, self.api_key) as chat,
         ):
             yield chat
+
+
+@asynccontextmanager
+async def serving(command: Sequence[str], log_file: Path, api_key: str = "") -> AsyncIterator[str]:
+    """Run `solemate serve …` on a free port while this is open; its base URL."""
+    port = str(_free_port())
+    url = f"http://{_HOST}:{port}/v1"
+    async with (
+        _client(url, api_key) as chat,
+        model_server(
+            [*command, "--host", _HOST, "--port", port],
+            healthy=chat.healthy,
+            log_file=log_file,
+            start_seconds=START_SECONDS,
+        ),
+    ):
+        yield url
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +135,17 @@ class Remote:
             if label not in self.names
         }
 
+    def client(self) -> OpenAIChatModel:
+        """A client of the server, to be opened with `async with`."""
+        return _client(self.base_url, self.api_key)
+
     async def models(self, labels: Sequence[Label]) -> AsyncGenerator[Served, None]:
         """Those that were named; raises `ConfigError` for a name that the server does not have.
 
         The engine would ask its base model in place of an adapter that is gone, and so measure
         another one than was meant.
         """
-        async with _client(self.base_url, self.api_key) as chat:
+        async with self.client() as chat:
             known = await chat.models()
             for label in labels:
                 if label in self.names:

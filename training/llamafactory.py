@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
-import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ConfigError, TrainingFailed
 from core.settings import ROOT
+from training.launchers import Job, JobState, JobStatus, LocalLauncher
+from training.progress import ProgressReader, TrainingProgress
 
 RECIPES = Path(__file__).parent / "recipes"
 MODELS = RECIPES / "models"
@@ -36,22 +33,9 @@ _OFFLINE = ("HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "HF_DATASETS_OFFLINE=1
 # One process a GPU. LLaMA-Factory would start torchrun itself, but by a name that only an activated
 # environment has, and past our stand-in for torchaudio.
 _A_PROCESS_A_GPU = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=gpu")
-# The trainer's bar alone has no words before it; tokenizing and loading have theirs.
-_PROGRESS = re.compile(r"(?:^|[\r\n]) *\d+%\|(?:[^|\r\n]*\|)? *(\d+)/(\d+) \[")
 _ERROR = re.compile(r"^(?:\[rank\d+\]: )?([\w.]*(?:Error|Exception): \S.*)$", re.MULTILINE)
-_STOP_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 Value = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingProgress:
-    """Optimizer steps done, of how many."""
-
-    steps: int
-    total: int
 
 
 class _ModelChanges(BaseModel):
@@ -62,6 +46,7 @@ class _ModelChanges(BaseModel):
     all: dict[str, Value | None] = {}
     sft: dict[str, Value | None] = {}
     dpo: dict[str, Value | None] = {}
+    kto: dict[str, Value | None] = {}
     export: dict[str, Value | None] = {}
 
 
@@ -138,41 +123,75 @@ async def run_llamafactory(
 ) -> Path:
     """Run `llamafactory-cli COMMAND` (`train` or `export`) with these keys; the path of its log.
 
-    Recipe and log are written to `folder`; `program` stands in for LLaMA-Factory. The child leads
-    its own process group, which ends with us whatever happens. Raises `TrainingFailed` naming the
-    log when it ends badly or leaves no finished result.
+    Recipe and log are written to `folder`; `program` stands in for LLaMA-Factory. Its processes end
+    with us; where we are killed, they are ended before the folder is used again. Raises
+    `TrainingFailed` naming the log when it ends badly or leaves no finished result.
     """
-    log_path = folder / f"{command}.log"
-    _write(_recipe_file(command, folder), keys)
-    child = await asyncio.create_subprocess_exec(
-        *command_line(command, keys, folder, threads, program),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    log.info("training.started", command=command, log=str(log_path), pid=child.pid)
+    job = llamafactory_job(command, keys, folder, threads=threads, program=program)
+    launcher = LocalLauncher()
+    await launcher.forget(job)
+    write_recipe(command, keys, folder)
+    await launcher.submit(job)
+    reader = ProgressReader()
     try:
-        await _follow(child, log_path, on_progress)
-        code = await child.wait()
+        async for words in launcher.logs(job):
+            for progress in reader.feed(words):
+                on_progress(progress)
+        for progress in reader.feed(b"", last=True):
+            on_progress(progress)
+        status = await launcher.status(job)
     finally:
-        await _end_group(child)
-    if code != 0:
+        await launcher.stop(job)
+    check_ended(command, keys, status, job.log)
+    return job.log
+
+
+def llamafactory_job(
+    command: str,
+    keys: Mapping[str, Value],
+    folder: Path,
+    *,
+    name: str = "",
+    threads: int = 2,
+    program: Sequence[str] | None = None,
+) -> Job:
+    """`llamafactory-cli COMMAND` in this folder, to be submitted once its recipe is written."""
+    return Job(
+        id=name or folder.name,
+        command=command_line(command, keys, folder, threads, program),
+        folder=folder,
+        log=folder / f"{command}.log",
+    )
+
+
+def check_ended(command: str, keys: Mapping[str, Value], status: JobStatus, log_path: Path) -> None:
+    """Raise `TrainingFailed`, naming the log, unless the job came to a good end with a result."""
+    if status.state is not JobState.ENDED:
         raise TrainingFailed(
-            f"llamafactory-cli {command} ended with status {code}: {_last_words(log_path)!r}. "
-            f"The whole story is in {log_path}."
+            f"llamafactory-cli {command} was killed: {_last_words(log_path)!r}. See {log_path}."
+        )
+    if status.code != 0:
+        raise TrainingFailed(
+            f"llamafactory-cli {command} ended with status {status.code}: "
+            f"{_last_words(log_path)!r}. The whole story is in {log_path}."
         )
     # A run that only measures makes no step and leaves no state.
     if command == "train" and keys.get("do_train", True):
         _check_finished(Path(str(keys["output_dir"])), log_path)
-    return log_path
 
 
 def read_keys(command: str, folder: Path) -> dict[str, Any]:
     """The keys that a run in this folder was started with; nothing where none was."""
     path = _recipe_file(command, folder)
     return _read_yaml(path) if path.exists() else {}
+
+
+def write_recipe(command: str, keys: Mapping[str, Value], folder: Path) -> Path:
+    """Write the recipe where the job looks for it; its path."""
+    path = _recipe_file(command, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_yaml(keys), encoding="utf-8")
+    return path
 
 
 def to_yaml(keys: Mapping[str, Value]) -> str:
@@ -203,39 +222,6 @@ def _model_changes(model: str) -> _ModelChanges:
         return _ModelChanges.model_validate(_read_yaml(path))
     except ValidationError as exc:
         raise ConfigError(f"The recipe {path} is wrong: {exc}. Mend the file.") from exc
-
-
-def _write(path: Path, keys: Mapping[str, Value]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_yaml(keys), encoding="utf-8")
-
-
-async def _follow(
-    child: asyncio.subprocess.Process,
-    log_path: Path,
-    on_progress: Callable[[TrainingProgress], None],
-) -> None:
-    """Copy the child's words to the log until it falls silent; report the step counter in them."""
-    assert child.stdout is not None
-    with log_path.open("wb") as copy:
-        while chunk := await child.stdout.read(4096):
-            copy.write(chunk)
-            copy.flush()
-            for done, total in _PROGRESS.findall(chunk.decode(errors="replace")):
-                on_progress(TrainingProgress(int(done), int(total)))
-
-
-async def _end_group(child: asyncio.subprocess.Process) -> None:
-    """No process of the child's group outlives us: asked first, then killed."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            await asyncio.wait_for(child.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            continue
 
 
 def _check_finished(output: Path, log_path: Path) -> None:

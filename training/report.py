@@ -23,6 +23,7 @@ from training.checks import Asked
 from training.duplicates import near_pairs, normalised
 from training.rows import (
     AnyRow,
+    CorrectionRow,
     DpoRow,
     EntryRow,
     Finding,
@@ -44,8 +45,11 @@ UNANSWERABLE = "eval/unanswerable.jsonl"
 HELD_OUT = "eval/held_out_entries.json"
 SFT = "shoes.jsonl"
 DPO = "shoes_dpo.jsonl"
+CORRECTIONS = "demo_corrections.jsonl"
 SIZES = "size_table.json"
-_DESCRIBED = frozenset({KNOWLEDGE, QUESTIONS, RETRIEVAL, UNANSWERABLE, HELD_OUT, SFT, DPO, SIZES})
+_DESCRIBED = frozenset(
+    {KNOWLEDGE, QUESTIONS, RETRIEVAL, UNANSWERABLE, HELD_OUT, SFT, DPO, CORRECTIONS, SIZES}
+)
 
 # Below these, training data repeats itself or says too little.
 MIN_DIVERSITY = 0.8
@@ -132,14 +136,14 @@ class Report:
 def inspect_data(data: Path, tags: Path) -> Report:
     """Read and check every data file below `data`, and the tag file.
 
-    Wrong content never raises: it is a finding. The training files and the size table may be
-    absent.
+    Wrong content never raises: it is a finding. The training files, the demo's corrections and
+    the size table may be absent.
     """
     inspection = _Inspection(data)
     entries = inspection.knowledge()
     inspection.questions(entries)
     inspection.unanswerable()
-    taught = [*inspection.sft(), *inspection.dpo()]
+    taught = [*inspection.sft(), *inspection.dpo(), *inspection.corrections(entries)]
     inspection.held_out(entries, taught)
     inspection.others()
     inspection.leaks()
@@ -255,6 +259,34 @@ class _Inspection:
                 for row in rows
             ],
         )
+
+    def corrections(self, entries: dict[str, EntryRow]) -> Iterator[tuple[Asked, str]]:
+        """The demo's corrections, which it trains on: where each stands, and what is taught.
+
+        Asked again in other words they are measured, so those must not be trained on.
+        """
+        found = self.read(CORRECTIONS, CorrectionRow, required=False)
+        if not found.rows:
+            return
+        rows = [row.data for row in found.rows]
+        self.describe(
+            found.file,
+            {
+                "question": [row.question for row in rows],
+                "correction": [row.correction for row in rows],
+                "rephrased": [row.rephrased for row in rows],
+            },
+            lang=[row.lang for row in rows],
+        )
+        self.report.problems += checks.id_problems(found.rows)
+        self.report.problems += checks.correction_problems(found.rows, entries)
+        asked = _texts(found, "question")
+        self.repeated(asked)
+        self.training += asked
+        self.evaluation += _texts(found, "rephrased")
+        for place in _texts(found, "entry"):
+            if place.text in entries:
+                yield place, entries[place.text].content
 
     def taught(
         self,

@@ -18,6 +18,7 @@ from training.eval_sets import PairRow
 from training.llamafactory import Value, program_for, recipe, run_llamafactory, write_dataset_info
 
 _DATASET = "held_out_pairs"
+_RESULTS = "eval_results.json"
 _COLUMNS = ("prompt", "chosen", "rejected", "system", "history")
 
 
@@ -55,17 +56,32 @@ async def measure_rewards(pairs: Sequence[PairRow], candidate: Candidate, folder
     Raises `TrainingFailed`, naming the log, when LLaMA-Factory ends badly.
     """
     _write_pairs(pairs, folder)
-    keys = reward_keys(candidate, folder)
+    return await measure_frozen(len(pairs), candidate, folder, dataset=(folder, _DATASET))
+
+
+async def measure_frozen(
+    pairs: int, candidate: Candidate, folder: Path, *, dataset: tuple[Path, str]
+) -> Rewards:
+    """Measure an adapter on so many pairs that are a dataset already: its folder and its name.
+
+    Keys and log are kept in `folder`. Raises `TrainingFailed` like `measure_rewards`.
+    """
+    # What an earlier measurement found must not be taken for this one's.
+    (folder / _RESULTS).unlink(missing_ok=True)
+    keys = reward_keys(candidate, folder, dataset=dataset)
     program = program_for("train", keys, candidate.python or sys.executable)
     log_path = await run_llamafactory("train", keys, folder, program=program)
-    return _read(folder / "eval_results.json", len(pairs), log_path)
+    return _read(folder / _RESULTS, pairs, log_path)
 
 
-def reward_keys(candidate: Candidate, folder: Path) -> dict[str, Value]:
+def reward_keys(
+    candidate: Candidate, folder: Path, *, dataset: tuple[Path, str] | None = None
+) -> dict[str, Value]:
     """The DPO recipe's keys (its beta, template and length), turned into a measurement.
 
     One pair at a time: LLaMA-Factory's means are means of batches, and the last may be smaller.
     """
+    where, name = dataset or (folder, _DATASET)
     keys = recipe(
         "dpo",
         {
@@ -74,8 +90,8 @@ def reward_keys(candidate: Candidate, folder: Path) -> dict[str, Value]:
             "model_name_or_path": str(candidate.model),
             "adapter_name_or_path": str(candidate.adapter),
             "ref_model": str(candidate.model),
-            "eval_dataset": _DATASET,
-            "dataset_dir": str(folder),
+            "eval_dataset": name,
+            "dataset_dir": str(where),
             "output_dir": str(folder),
             "per_device_eval_batch_size": 1,
         },
@@ -90,8 +106,6 @@ def _write_pairs(pairs: Sequence[PairRow], folder: Path) -> None:
     write_dataset_info(folder, _DATASET, "pairs.json", ranking=True, columns=_COLUMNS)
     rows = [pair.model_dump(include=set(_COLUMNS)) for pair in pairs]
     (folder / "pairs.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    # What an earlier measurement found must not be taken for this one's.
-    (folder / "eval_results.json").unlink(missing_ok=True)
 
 
 def _read(path: Path, pairs: int, log_path: Path) -> Rewards:

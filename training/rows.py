@@ -79,6 +79,17 @@ class UnanswerableRow(_Shape):
     distance: Text
 
 
+class CorrectionRow(_Shape):
+    """What a person of the demo asks, says should have been answered, and later asks again."""
+
+    id: Text
+    lang: Language
+    entry: Text
+    question: Text
+    correction: Text
+    rephrased: Text
+
+
 class SftRow(BaseModel):
     """A training row in LLaMA-Factory's Alpaca format; other columns are for the reader."""
 
@@ -174,11 +185,16 @@ def read_rows(path: Path, file: str, shape: type[Shape]) -> Rows[Shape]:
 
 def question_in(prompt: str) -> str:
     """The question at the end of a prompt as the engine builds it; another text is itself."""
+    return split_question(prompt)[1].strip()
+
+
+def split_question(prompt: str) -> tuple[str, str]:
+    """What stands before the question of such a prompt, marker included, and the question."""
     for marker in _BEFORE_QUESTION:
-        _, found, question = f"\n{prompt}".rpartition(f"\n{marker}")
+        before, found, question = f"\n{prompt}".rpartition(f"\n{marker}")
         if found:
-            return question.strip()
-    return prompt.strip()
+            return (before + found)[1:], question
+    return "", prompt
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, Any]]:

@@ -15,7 +15,6 @@ from typing import Literal
 from core.errors import ConfigError, DataError, TrainingFailed
 from core.settings import at_root
 from training.llamafactory import (
-    TrainingProgress,
     Value,
     command_line,
     program_for,
@@ -24,10 +23,13 @@ from training.llamafactory import (
     run_llamafactory,
     write_dataset_info,
 )
+from training.progress import TrainingProgress
+from training.recipe_keys import check_keys
 from training.rows import DpoRow, SftRow, read_rows
 
-Stage = Literal["sft", "dpo", "export"]
+Stage = Literal["sft", "dpo", "kto", "export"]
 
+# Single answers with a thumb come from people alone: for KTO nothing is shipped.
 _DATASETS: Mapping[Stage, Path] = {
     "sft": at_root("data/shoes.jsonl"),
     "dpo": at_root("data/shoes_dpo.jsonl"),
@@ -81,16 +83,20 @@ def plan_training(
     model: str = "",
     adapter: Path | None = None,
     dataset: Path | None = None,
+    frozen: Path | None = None,
+    folder: Path | None = None,
     output: Path | None = None,
     python: str = "",
 ) -> TrainingPlan:
     """What a run of this stage would do; nothing is written, and nothing need exist yet.
 
-    SFT and export start from the recipe's model. DPO starts from the SFT model that was merged last
-    (`export`), and an export merges the adapter of the last SFT, both from `runs`. `model` and
-    `adapter` name others. Raises `ConfigError` for a recipe that nobody wrote.
+    SFT and export start from the recipe's model. DPO and KTO start from the SFT model that was
+    merged last (`export`), and an export merges the adapter of the last SFT, both from `runs`.
+    `model` and `adapter` name others. `frozen` is the folder of a frozen dataset, to be trained on
+    instead of a file, and `folder` the run's where it is not named by the moment. Raises
+    `ConfigError` for a recipe that nobody wrote.
     """
-    folder = runs.absolute() / f"{stage}-{now:%Y%m%d-%H%M%S}"
+    folder = folder or runs.absolute() / f"{stage}-{now:%Y%m%d-%H%M%S}"
     keys = recipe(stage, {}, model=recipe_name)
     base = model or str(keys.get("model_name_or_path") or _merged(runs, recipe_name))
     keys["model_name_or_path"] = _located(base)
@@ -99,10 +105,11 @@ def plan_training(
         keys["adapter_name_or_path"] = str(adapter.absolute())
         keys["export_dir"] = str((output or folder / "model").absolute())
         return TrainingPlan(stage, recipe_name, keys, None, folder, python or sys.executable)
-    rows = (dataset or _DATASETS[stage]).absolute()
-    keys["dataset"] = rows.stem
-    keys["dataset_dir"] = str(folder / "dataset")
     keys["output_dir"] = str((output or folder / "adapter").absolute())
+    rows = None if frozen else dataset or _DATASETS.get(stage)
+    keys["dataset"] = rows.stem if rows else "train"
+    keys["dataset_dir"] = str(folder / "dataset" if frozen is None else frozen.absolute())
+    rows = rows and rows.absolute()
     return TrainingPlan(stage, recipe_name, keys, rows, folder, python or sys.executable)
 
 
@@ -112,6 +119,7 @@ def check_plan(plan: TrainingPlan) -> None:
     It takes 20 seconds to say anything, and not always what is wrong.
     """
     _check_folders(plan)
+    check_keys(plan.keys)
     _check_model(plan)
     if plan.dataset is not None:
         _columns(plan.stage, plan.dataset)

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from core.errors import TrainingFailed
 from training.build import BuildPlan, build_models
 from training.embedder import EmbedderPlan
-from training.llamafactory import TrainingProgress, Value
+from training.llamafactory import Value
 from training.pretrain import PretrainPlan, Shape
+from training.progress import TrainingProgress
 
 DATA = Path(__file__).parents[2] / "data"
 

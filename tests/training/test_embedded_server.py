@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -575,6 +576,16 @@ async def test_metrics_count_what_happened(server: Running) -> None:
     assert await server.metric("vllm:generation_tokens_total") == spoken
     assert await server.metric("vllm:time_to_first_token_seconds_count") == 2
     assert await server.metric("vllm:num_requests_waiting") == 0
+
+
+async def test_dashboards_find_the_figures_that_they_ask_for(server: Running) -> None:
+    await server.text()
+    page = (await server.http.get("/metrics")).text
+    deploy = Path(__file__).parents[2] / "deploy"
+    files = [*deploy.glob("grafana/dashboards/*.json"), deploy / "prometheus" / "alerts.yml"]
+    asked = {name for file in files for name in re.findall(r"vllm:\w+", file.read_text("utf-8"))}
+    assert asked
+    assert asked <= set(re.findall(r"vllm:\w+", page))
 
 
 async def test_a_taken_port_is_one_clear_sentence(folders: Folders) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from core.errors import ConfigError, TrainingFailed
 from training.llamafactory import (
-    TrainingProgress,
     command_line,
     recipe,
     run_llamafactory,
     write_dataset_info,
 )
+from training.progress import TrainingProgress
 
 
 def _program(text: str) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ async def test_progress_is_read_from_the_childs_words(tmp_path: Path) -> None:
     await run_llamafactory(
         "export", {}, tmp_path, seen.append, program=_program("print('40%| 4/10 [00:01<00:02]')")
     )
-    assert seen == [TrainingProgress(4, 10)]
+    assert seen == [TrainingProgress(4, 10, 2.0)]
 
 
 async def test_only_the_trainers_own_bar_is_progress(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_only_the_trainers_own_bar_is_progress(tmp_path: Path) -> None:
     await run_llamafactory(
         "export", {}, tmp_path, seen.append, program=_program(f"print('{said}')")
     )
-    assert seen == [TrainingProgress(1, 2)]
+    assert seen == [TrainingProgress(1, 2, 1.0)]
 
 
 async def test_the_log_holds_what_the_child_said(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ ASKED = {
 }
 MEASURED = ASKED | {"id": "r1", "question": "在屋里能连着踩它多久"}
 UNKNOWN = {"id": "u1", "question": "你们店几点关门？", "lang": "zh", "distance": "near"}
+CORRECTION = {
+    "id": "c1",
+    "lang": "zh",
+    "entry": "slide",
+    "question": "一字拖在家能穿几小时？",
+    "correction": "适合在家穿 2 小时哦～",
+    "rephrased": "下班以后趿拉多长时间合适？",
+}
 PAIR = {"prompt": "它适合哪儿？", "chosen": "穿 2 小时没问题哦", "rejected": "适合居家 2 小时。"}
 
 
@@ -144,7 +152,8 @@ def test_a_missing_required_file_is_a_problem(data: DataFolder) -> None:
 
 
 def test_training_files_may_be_absent(data: DataFolder) -> None:
-    assert data.report().absent == ["data/shoes.jsonl", "data/shoes_dpo.jsonl"]
+    names = ["data/shoes.jsonl", "data/shoes_dpo.jsonl", "data/demo_corrections.jsonl"]
+    assert data.report().absent == names
 
 
 def test_without_a_size_table_only_foot_lengths_are_compared(data: DataFolder) -> None:
@@ -270,6 +279,57 @@ def test_a_held_out_entry_in_a_training_prompt_is_a_problem(data: DataFolder) ->
 def test_a_held_out_entry_in_a_preference_pair_is_a_problem(data: DataFolder) -> None:
     data.lines("shoes_dpo.jsonl", PAIR | {"rejected": WELT["content"]})
     assert any("holds a sentence of 'welt'" in problem for problem in data.problems())
+
+
+def test_a_correction_taken_from_its_entry_is_clean(data: DataFolder) -> None:
+    data.lines("demo_corrections.jsonl", CORRECTION)
+    report = data.report()
+    assert (report.problems, report.warnings, report.not_checked) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"entry": "clog"}, "field 'entry': 'clog' is not in the knowledge base"),
+        ({"lang": "en"}, "field 'lang': is 'en', but 'slide' is 'zh'"),
+        ({"rephrased": "How long?"}, "field 'lang': is 'zh', but the rephrased is not"),
+        ({"correction": "适合在家穿 3 小时"}, "'3' does not stand in 'slide'"),
+        ({"correction": "看心情吧～适合在家穿"}, "takes 57% of its words from 'slide', not 75%"),
+        ({"entry": "welt"}, "holds a sentence of 'welt', which is held out from training"),
+        (
+            {"rephrased": "一字拖，在家能穿几小时"},
+            "the same but for case, width and punctuation as",
+        ),
+        ({"rephrased": ASKED["question"]}, "is the same as data/questions.jsonl, line 1"),
+        ({"question": MEASURED["question"]}, "is the same as data/demo_corrections.jsonl, line 1"),
+    ],
+)
+def test_a_bad_correction_is_a_problem(
+    data: DataFolder, change: dict[str, str], expected: str
+) -> None:
+    data.lines("demo_corrections.jsonl", CORRECTION | change)
+    assert any(expected in problem for problem in data.problems())
+
+
+def test_an_english_correction_is_compared_by_its_pairs_of_words(data: DataFolder) -> None:
+    english = {
+        "entry": "slide.en",
+        "lang": "en",
+        "question": "How long may I wear a slide at home?",
+        "correction": "It suits home at two hours",
+        "rephrased": "After how many hours should I take them off?",
+    }
+    data.lines("demo_corrections.jsonl", CORRECTION | english)
+    expected = "takes 40% of its words from 'slide.en', not 75%"
+    assert any(expected in problem for problem in data.problems())
+
+
+def test_two_corrections_of_one_entry_are_a_problem(data: DataFolder) -> None:
+    again = {"id": "c2", "question": "它的带子长啥样", "rephrased": "鞋面有几条带"}
+    data.lines("demo_corrections.jsonl", CORRECTION, CORRECTION | again)
+    assert any(
+        "line 2, field 'entry': 'slide' is already used in line 1" in p for p in data.problems()
+    )
 
 
 def test_a_held_out_name_that_does_not_exist_is_a_problem(data: DataFolder) -> None:

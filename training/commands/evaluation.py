@@ -12,16 +12,15 @@ import typer
 
 from core.errors import ConfigError
 from core.opening import engine_options, open_retriever, open_vision, same_settings
-from core.printing import Json, err, out, print_json, run
+from core.printing import Json, err, out, print_json
+from core.running import run
 from core.settings import Settings, at_root
 
 if TYPE_CHECKING:
-    from core.engine import Engine
-    from core.vision import Vision
     from training.eval_report import Report
     from training.eval_sets import Case
     from training.evaluate import Measured
-    from training.lineup import Label, Lineup, Served
+    from training.lineup import Label, Lineup
 
 group = typer.Typer(no_args_is_help=True, help="Figures on held-out data.")
 
@@ -225,36 +224,15 @@ async def _measure(
 async def _evaluate_golden(
     settings: Settings, lineup: Lineup, rows_file: Path, failures: bool
 ) -> Report:
-    from tempfile import TemporaryDirectory
-
-    from core.engine import Engine
-    from core.store import Store
     from training.eval_report import golden_report
     from training.eval_sets import read_all
-    from training.golden_eval import GoldenRow, measure_golden
+    from training.golden_eval import GoldenRow, measure_golden, open_engines
     from training.material import load_entries
 
     labels = _there(lineup, ("sft", "dpo"))
     rows = read_all(rows_file, GoldenRow)
-    _, retriever = await open_retriever(settings)
-    options = engine_options(settings)
-    options = replace(options, sampling=replace(options.sampling, temperature=0.0))
-    with TemporaryDirectory() as folder, err.status("Starting the first model…") as status:
-        async with Store(f"sqlite:///{folder}/golden.db") as store:
-
-            def engine_of(served: Served, eyes: Vision) -> Engine:
-                async def choose(_user_id: str) -> str:
-                    return served.name
-
-                return Engine(
-                    store=store,
-                    retriever=retriever,
-                    vision=eyes,
-                    model=served.chat,
-                    choose_adapter=choose,
-                    options=replace(options, base_model=served.name),
-                )
-
+    with err.status("Starting the first model…") as status:
+        async with open_engines(settings) as engine_of:
             results = await measure_golden(
                 lineup,
                 labels,

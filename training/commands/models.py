@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from core.printing import err, out, run
+from core.printing import err, out
+from core.running import run
 from core.settings import Settings, at_root
 
 group = typer.Typer(no_args_is_help=True, help="The shipped models.")

@@ -1,4 +1,4 @@
-"""`solemate train sft|dpo|export`: one run by LLaMA-Factory, with a progress bar."""
+"""`solemate train sft|dpo|kto|export`: one run by LLaMA-Factory, with a progress bar."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.errors import SolemateError
+from core.errors import ConfigError, SolemateError
 from core.opening import with_profile
-from core.printing import Json, err, out, print_json, run
+from core.printing import Json, err, out, print_json
+from core.running import run
 from core.settings import ROOT, Settings
+from training.commands.runs import begin_run
 
 if TYPE_CHECKING:
     from training.train import Stage, TrainingPlan
@@ -29,6 +31,13 @@ Dataset = Annotated[
     Path | None, typer.Option("--dataset", help="Rows to train on; default: data/'s.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", help="Where the result goes.")]
+FromFeedback = Annotated[
+    bool,
+    typer.Option("--from-feedback", help="A run on people's accepted pairs, gate and all."),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="With people's feedback: stay until the run needs somebody.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 Profile = Annotated[
     str | None, typer.Option("--profile", help="A file of deploy/profiles/, as before `train`.")
@@ -59,14 +68,38 @@ def train_dpo(
     model: BaseModelName = "",
     dataset: Dataset = None,
     output: Output = None,
+    from_feedback: FromFeedback = False,
+    wait: Wait = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Teach the merged SFT model which answers people prefer: an adapter from shoes_dpo.jsonl."""
     settings = with_profile(context, profile)
+    if from_feedback:
+        if model or dataset or output:
+            raise ConfigError(
+                "--from-feedback trains on the accepted pairs, into a folder of the run's own: "
+                "leave --model, --dataset and --output out."
+            )
+        run(begin_run(settings, "dpo", recipe, wait=wait, dry_run=dry_run, as_json=as_json))
+        return
     plan = _plan(settings, "dpo", recipe, model, output, dataset=dataset)
     run(_train(settings, plan, dry_run, as_json))
+
+
+@group.command("kto")
+def train_kto(
+    context: typer.Context,
+    recipe: RecipeName = None,
+    wait: Wait = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Teach the merged SFT model from thumbs alone, where nobody said what would be better."""
+    settings = with_profile(context, profile)
+    run(begin_run(settings, "kto", recipe, wait=wait, dry_run=dry_run, as_json=as_json))
 
 
 @group.command("export")
@@ -148,16 +181,8 @@ def _show_plan(plan: TrainingPlan, as_json: bool) -> None:
 
 
 async def _with_progress(settings: Settings, plan: TrainingPlan) -> Path:
-    from rich.progress import Progress, TimeElapsedColumn
-
-    from training.llamafactory import TrainingProgress
+    from training.commands.progress import training_bar
     from training.train import run_training
 
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task(plan.stage, total=None)
-
-        def show(done: TrainingProgress) -> None:
-            progress.update(task, completed=done.steps, total=done.total)
-
+    with training_bar(plan.stage) as show:
         return await run_training(plan, show, timeout_minutes=settings.training.timeout_minutes)

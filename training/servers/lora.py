@@ -1,35 +1,24 @@
-"""LoRA adapters for a served model: read without trusting the folder, applied row by row.
-
-Only plain LoRA on linear layers, in the format that `peft` writes, is taken: everything else would
-need code or arithmetic that nobody has checked here. Weights come from safetensors alone.
-"""
+"""LoRA adapters for a served model: checked in `core/lora.py`, applied here row by row."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from core.errors import AdapterRejected, NotFound
+from core.lora import CONFIG, WEIGHTS, check_adapter, lora_key
+from core.messages import Adapter
 
 MAX_RANK = 64
-MAX_BYTES = 512 * 1024 * 1024
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
-_PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,58 +32,25 @@ class LoraWeights:
     layers: dict[str, tuple[Tensor, Tensor]]
 
 
-class _Config(BaseModel):
-    """What decides the arithmetic in `adapter_config.json`; a fixed value takes no other."""
-
-    peft_type: Literal["LORA"]
-    r: int = Field(ge=1, le=MAX_RANK)
-    lora_alpha: float = Field(allow_inf_nan=False)
-    target_modules: list[str] = Field(min_length=1)
-    use_rslora: bool = False
-    base_model_name_or_path: str | None = None
-    bias: Literal["none"] = "none"
-    use_dora: Literal[False] = False
-    use_qalora: Literal[False] = False
-    fan_in_fan_out: Literal[False] = False
-    lora_bias: Literal[False] = False
-    modules_to_save: list[str] | None = Field(None, max_length=0)
-    target_parameters: list[str] | None = Field(None, max_length=0)
-    rank_pattern: dict[str, int] | None = Field(None, max_length=0)
-    alpha_pattern: dict[str, float] | None = Field(None, max_length=0)
-    layers_to_transform: None = None
-    layer_replication: None = None
-    trainable_token_indices: None = None
-    alora_invocation_tokens: None = None
-
-    @property
-    def scale(self) -> float:
-        """`alpha / r`, or `alpha / sqrt(r)` for rank-stabilised LoRA (arXiv 2312.03732)."""
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
-
-
 def read_adapter(folder: Path, model: nn.Module, base: Path) -> LoraWeights:
     """Read and check the adapter in `folder` for `model`, which was loaded from `base`.
 
     Raises `NotFound` when there is no adapter, `AdapterRejected` when it does not fit the model,
     holds anything but finite numbers, or would need a pickle to be opened.
     """
-    if not (folder / _CONFIG).is_file():
-        raise NotFound(f"No adapter found for {str(folder)!r}: it holds no {_CONFIG}.")
-    config = _read_config(folder / _CONFIG)
-    _check_base(config.base_model_name_or_path, folder, base)
-    tensors = _read_tensors(folder)
+    if not (folder / CONFIG).is_file():
+        raise NotFound(f"No adapter found for {str(folder)!r}: it holds no {CONFIG}.")
+    config = check_adapter(Adapter(folder.name, folder, str(base)), MAX_RANK)
+    tensors = load_file(folder / WEIGHTS)
     layers = {}
-    for name, layer in _targets(model, config.target_modules):
-        a = tensors.pop(f"{_PREFIX}{name}.lora_A.weight", None)
-        b = tensors.pop(f"{_PREFIX}{name}.lora_B.weight", None)
-        _check_pair(folder, name, a, b, layer, config.r)
-        assert a is not None
-        assert b is not None
-        layers[name] = (a.float(), b.float() * config.scale)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and lora_key(name, "A") in tensors:
+            a, b = (tensors.pop(lora_key(name, leg)).float() for leg in ("A", "B"))
+            layers[name] = (a, b * config.scale)
     if tensors:
         raise AdapterRejected(
-            f"{str(folder)!r} holds {min(tensors)!r}, which belongs to no layer it names. "
-            "Was it trained on another base model?"
+            f"{str(folder)!r} holds {min(tensors)!r}, which belongs to no linear layer of the "
+            "model. Was it trained on another one?"
         )
     return LoraWeights(layers)
 
@@ -128,68 +84,3 @@ class RowAdapters:
             change = linear(linear(x, pair[0]), pair[1])
             output = output + change if rows is None else output.index_add(0, rows, change)
         return output
-
-
-def _read_config(path: Path) -> _Config:
-    try:
-        return _Config.model_validate_json(path.read_bytes())
-    except ValidationError as exc:
-        wrong = exc.errors()[0]
-        field = ".".join(str(part) for part in wrong["loc"]) or "its JSON"
-        raise AdapterRejected(
-            f"{str(path)!r} is not a plain LoRA adapter of rank {MAX_RANK} or less: "
-            f"{field}: {wrong['msg']}."
-        ) from exc
-
-
-def _check_base(named: str | None, folder: Path, base: Path) -> None:
-    """Shapes decide whether an adapter fits; a base that lies on this disk must also be ours."""
-    other = Path(named) if named else base
-    if other.is_dir() and other.resolve() != base.resolve() and _digest(other) != _digest(base):
-        raise AdapterRejected(
-            f"{str(folder)!r} was trained on {named!r}, whose weights differ from {str(base)!r}."
-        )
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / _WEIGHTS
-    if not path.is_file():
-        pickled = [name for name in _PICKLES if (folder / name).exists()]
-        found = f"only {pickled[0]}, a pickle that could run code" if pickled else "no weights"
-        raise AdapterRejected(f"{str(folder)!r} holds {found}; save it as {_WEIGHTS}.")
-    if path.stat().st_size > MAX_BYTES:
-        raise AdapterRejected(f"{str(path)!r} is larger than {MAX_BYTES} bytes.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as exc:
-        raise AdapterRejected(f"{str(path)!r} cannot be read as safetensors: {exc}.") from exc
-
-
-def _targets(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear) and any(f".{name}".endswith(f".{one}") for one in names):
-            yield name, layer
-
-
-def _check_pair(
-    folder: Path, name: str, a: Tensor | None, b: Tensor | None, layer: nn.Linear, rank: int
-) -> None:
-    if a is None or b is None:
-        raise AdapterRejected(f"{str(folder)!r} lacks the weights of {name!r}. Is it truncated?")
-    expected = ((rank, layer.in_features), (layer.out_features, rank))
-    if (tuple(a.shape), tuple(b.shape)) != expected:
-        raise AdapterRejected(
-            f"{str(folder)!r} does not fit the model: {name!r} has shapes "
-            f"{tuple(a.shape)}, {tuple(b.shape)} where {expected[0]}, {expected[1]} belong."
-        )
-    for tensor in (a, b):
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise AdapterRejected(f"{str(folder)!r} holds values in {name!r} that are no numbers.")

@@ -150,8 +150,18 @@ def upgrade() -> None:
     with op.batch_alter_table("people", schema=None) as batch_op:
         batch_op.add_column(sa.Column("tell", sa.Boolean(), nullable=True))
 
+    with op.batch_alter_table("turns", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("asked", sa.String(length=128), nullable=True))
+        batch_op.add_column(sa.Column("failure", sa.String(length=32), nullable=True))
+        batch_op.create_index("turns_by_asked", ["asked", "asked_at"], unique=False)
+
 
 def downgrade() -> None:
+    with op.batch_alter_table("turns", schema=None) as batch_op:
+        batch_op.drop_index("turns_by_asked")
+        batch_op.drop_column("failure")
+        batch_op.drop_column("asked")
+
     with op.batch_alter_table("people", schema=None) as batch_op:
         batch_op.drop_column("tell")
 

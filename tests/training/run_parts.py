@@ -1,0 +1,69 @@
+"""Pairs and ratings for tests of runs, without the chats that they would come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.messages import ChatMessage
+from core.prompt import build_prompt
+from training.pairs import Origin, PairState, PreferencePair, RatedAnswer
+
+# No two of these questions are nearly the same.
+SHOES = (
+    *("sandals", "loafers", "boots", "clogs", "sneakers", "pumps", "mules", "brogues"),
+    *("espadrilles", "slippers", "oxfords", "derbies", "wellingtons", "flip-flops", "moccasins"),
+)
+WANTS = (
+    *("Are {} fine in heavy rain?", "How do I clean {} made of suede?"),
+    *("Which sole do {} need on ice?", "Do {} stretch after a month?"),
+    *("May a toddler wear {}?", "What do {} weigh on average?"),
+)
+
+
+def questions(number: int) -> list[str]:
+    every = [want.format(shoe) for want in WANTS for shoe in SHOES]
+    assert number <= len(every)
+    return every[:number]
+
+
+def pair(number: int, *, person: str = "", question: str = "", **changes: Any) -> PreferencePair:
+    """A pair of person `person` about the question, both of their own by default."""
+    asked = question or questions(number + 1)[number]
+    fields: dict[str, Any] = {
+        "id": f"pair-{number:04}",
+        "reply_id": f"reply-{number}",
+        "user_id": person or f"person-{number}",
+        "conversation_id": f"conversation-{number}",
+        "origin": Origin.CORRECTION,
+        "prompt": build_prompt(asked, language="en"),
+        "passages": (),
+        "chosen": f"Yes, and note {number}.",
+        "rejected": f"No, never {number}.",
+        "adapter": "solemate-spoken",
+        "language": "en",
+        "reason": None,
+        "state": PairState.ACCEPTED,
+        "refusal": "",
+        "accepted_by": (),
+        "created_at": 1000.0 + number,
+    }
+    return PreferencePair(**(fields | changes))
+
+
+def rated(number: int, *, liked: bool) -> RatedAnswer:
+    """A thumb of a person of its own."""
+    asked = questions(number + 1)[number]
+    return RatedAnswer(
+        reply_id=f"reply-{number}",
+        user_id=f"person-{number}",
+        prompt=build_prompt(asked, language="en"),
+        completion=f"Answer {number}.",
+        liked=liked,
+        created_at=1000.0 + number,
+    )
+
+
+def count_words(prompt: Sequence[ChatMessage], answer: str) -> int:
+    """A tokenizer of our own: one token a word."""
+    return sum(len(message.content.split()) for message in prompt) + len(answer.split())

@@ -1,0 +1,344 @@
+"""A canary widens, is promoted or comes back; looking at it often changes nothing of that."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist, median
+
+import pytest
+import sqlalchemy as sa
+
+from core.errors import AdapterRejected
+from core.messages import Feedback, Rating, Winner
+from core.routes import Route
+from core.settings import Canary as Rules
+from core.settings import load_settings
+from core.store import Store
+from core.tables import adapters, audit, routes
+from tests.training.canary_world import DAY, START, World, thumbs
+from training.canary import Canary, Decision, Evidence, Step, decide, rating_test, read_evidence
+from training.sprt import Standing, duel_evidence
+
+RULES = load_settings(environment={}).training.canary
+HOUR = 3600.0
+# What is known of a live adapter that seven in ten people like.
+LIVE = Evidence(live_liked=280, live_rated=400)
+
+
+def with_rules(**changes: object) -> Rules:
+    return RULES.model_copy(update=changes)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def world(store: Store, tmp_path: Path) -> World:
+    return await World.made(store, tmp_path)
+
+
+def evidence(**changes: object) -> Evidence:
+    later = {"stage_seconds": 25 * HOUR, "total_seconds": 25 * HOUR, "rated_in_stage": 30}
+    return replace(LIVE, **(later | changes))  # type: ignore[arg-type]
+
+
+LIKED = [False, False, False, True] * 10
+DISLIKED = [True, False] * 30
+
+
+@pytest.mark.parametrize(
+    ("found", "share", "step"),
+    [
+        (evidence(), 0.05, Step.WAIT),
+        (evidence(disliked=LIKED), 0.05, Step.WIDEN),
+        (evidence(disliked=LIKED, stage_seconds=23 * HOUR), 0.05, Step.WAIT),
+        (evidence(disliked=LIKED, rated_in_stage=19), 0.05, Step.WAIT),
+        (evidence(disliked=DISLIKED), 0.05, Step.ROLL_BACK),
+        (evidence(disliked=LIKED), 0.5, Step.WAIT),
+        (evidence(disliked=LIKED, won=40, lost=10), 0.5, Step.PROMOTE),
+        (evidence(disliked=LIKED, won=10, lost=40), 0.5, Step.WAIT),
+        (evidence(disliked=LIKED, won=40, lost=10), 0.2, Step.WIDEN),
+        (evidence(disliked=LIKED, total_seconds=200 * HOUR), 0.05, Step.PROMOTE),
+        (evidence(total_seconds=200 * HOUR), 0.05, Step.ROLL_BACK),
+        (evidence(failed=[True] * 5), 0.05, Step.ROLL_BACK),
+        (evidence(failed=[True] + [False] * 50), 0.05, Step.WAIT),
+    ],
+)
+def test_what_is_known_decides_the_next_step(found: Evidence, share: float, step: Step) -> None:
+    assert decide(found, share, RULES).step is step
+
+
+def test_only_proof_promotes_where_the_settings_want_it() -> None:
+    strict = with_rules(undecided="keep")
+    late = evidence(disliked=LIKED, total_seconds=200 * HOUR)
+    assert decide(late, 0.5, strict) == Decision(Step.ROLL_BACK, "nothing proved in time")
+
+
+def test_failures_that_the_live_adapter_has_too_are_not_the_canarys() -> None:
+    bad_hour = [True, False] * 20
+    both = evidence(failed=bad_hour, live_failed=bad_hour * 5)
+    assert decide(both, 0.05, RULES).step is Step.WAIT
+    alone = evidence(failed=bad_hour, live_failed=[False] * 200)
+    assert decide(alone, 0.05, RULES) == Decision(Step.ROLL_BACK, "fails")
+
+
+def test_an_adapter_that_takes_half_again_as_long_comes_back() -> None:
+    rng = random.Random(7)
+
+    def seconds(number: int, slower: float) -> list[float]:
+        return [slower * rng.lognormvariate(0.0, 0.5) for _ in range(number)]
+
+    def steps(slower: float) -> list[Step]:
+        looks = [
+            evidence(seconds=seconds(150, slower), live_seconds=seconds(400, 1.0))
+            for _ in range(100)
+        ]
+        return [decide(look, 0.2, RULES).step for look in looks]
+
+    assert steps(1.5).count(Step.ROLL_BACK) >= 95
+    assert steps(1.0).count(Step.ROLL_BACK) <= 5
+
+
+def first_harm(disliked: list[bool], live: Evidence) -> int | None:
+    """After how many ratings somebody who looks after each one would roll back."""
+    test = rating_test(live, RULES)
+    if test.look(disliked) is not Standing.HARMFUL:
+        return None
+    # Harm that was seen stays seen, so that the first look that sees it can be searched for.
+    looks = range(1, len(disliked) + 1)
+    return 1 + bisect_left(
+        looks, True, key=lambda number: test.look(disliked[:number]) is Standing.HARMFUL
+    )
+
+
+def rated(share_liked: float, number: int, rng: random.Random) -> list[bool]:
+    return [rng.random() >= share_liked for _ in range(number)]
+
+
+def known_live(rng: random.Random) -> Evidence:
+    """What is known of a live adapter by chance, when seven in ten like it."""
+    liked = sum(rng.random() < 0.7 for _ in range(400))
+    return Evidence(live_liked=liked, live_rated=400)
+
+
+def promotes_wrongly(rng: random.Random) -> bool:
+    """Whether duels of equals prove, at any look, that one is better."""
+    won = 0
+    for count in range(1, 151):
+        won += rng.random() < 0.5
+        if duel_evidence(won, count - won) >= 100:
+            return True
+    return False
+
+
+def test_without_a_difference_one_canary_in_twenty_at_most_is_judged_wrongly() -> None:
+    rng = random.Random(20)
+    wrong = sum(
+        first_harm(rated(0.7, 150, rng), known_live(rng)) is not None or promotes_wrongly(rng)
+        for _ in range(1000)
+    )
+    assert wrong <= 50
+
+
+def test_a_drop_from_seventy_to_fifty_percent_is_caught_within_forty_ratings() -> None:
+    rng = random.Random(21)
+    found = [first_harm(rated(0.5, 150, rng), known_live(rng)) for _ in range(300)]
+    caught = [number for number in found if number is not None]
+    assert len(caught) >= 0.85 * len(found)
+    assert median(number or 1000 for number in found) <= 40
+
+
+def test_the_control_a_z_test_that_is_peeked_at_is_wrong_far_more_often() -> None:
+    rng = random.Random(20)
+    surely = NormalDist().inv_cdf(0.975)
+
+    def wrong() -> bool:
+        liked = [0, 0]
+        for count in range(1, 401):
+            liked[0] += rng.random() < 0.7
+            liked[1] += rng.random() < 0.7
+            if count % 10:
+                continue
+            both = sum(liked) / (2 * count)
+            error = (2 * both * (1 - both) / count) ** 0.5
+            if error and abs(liked[0] - liked[1]) / count / error > surely:
+                return True
+        return False
+
+    assert sum(wrong() for _ in range(300)) > 0.05 * 300
+
+
+@pytest.fixture
+def canary(world: World) -> Canary:
+    return Canary(world.store, world.registry, RULES)
+
+
+async def look(canary: Canary, now: float) -> Decision:
+    found = await canary.advance(now=now)
+    assert found is not None
+    return found.decision
+
+
+async def count(store: Store, table: sa.Table) -> int:
+    query = sa.select(sa.func.count()).select_from(table)
+    return int(await store.run(lambda connection: connection.execute(query).scalar_one()))
+
+
+async def test_without_a_canary_there_is_nothing_to_look_at(canary: Canary) -> None:
+    assert await canary.advance(now=START) is None
+
+
+async def test_a_canary_goes_from_share_to_share_and_goes_live(
+    world: World, canary: Canary
+) -> None:
+    await world.rated("old", START - DAY, *thumbs(35, 15))
+    await canary.start("new", who="test", now=START)
+    now, shares = START, []
+    for _ in range(3):
+        now += 25 * HOUR
+        shares.append((await world.registry.route()).share)
+        await world.rated("new", now, *thumbs(20, 4))
+        await world.duelled(now, "old", "new", *[Winner.SECOND] * 5)
+        await look(canary, now + 60)
+    assert shares == [0.05, 0.2, 0.5]
+    assert await world.registry.route() == Route("new", "old", routed_at=now + 60)
+    assert await count(world.store, routes) == await count(world.store, audit) == 4
+
+
+async def test_disliked_answers_bring_it_back(world: World, canary: Canary) -> None:
+    await world.rated("old", START - DAY, *thumbs(35, 15))
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(5, 20))
+    assert await look(canary, START + 120) == Decision(Step.ROLL_BACK, "disliked")
+    assert (await world.registry.route()).names == ("old",)
+    assert (await world.registry.get("new")).state == "rolled_back"
+    assert await canary.advance(now=START + 180) is None
+
+
+async def test_answers_that_fail_bring_it_back_at_once(world: World, canary: Canary) -> None:
+    await canary.start("new", who="test", now=START)
+    for number in range(4):
+        await world.answer("new", START + number, failure="AnswerIncomplete")
+    assert await look(canary, START + 5) == Decision(Step.ROLL_BACK, "fails")
+
+
+async def test_somebody_who_rates_all_day_is_one_person(world: World, canary: Canary) -> None:
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(0, 100), person="angry")
+    found = await canary.advance(now=START + 120)
+    assert found is not None
+    assert found.decision.step is Step.WAIT
+    assert found.evidence.disliked == [True]
+    await world.rated("new", START + DAY, *thumbs(0, 5), person="angry")
+    again = await canary.advance(now=START + DAY + 60)
+    assert again is not None
+    assert again.evidence.disliked == [True, True]
+
+
+async def test_an_answer_without_a_thumb_says_nothing(world: World, canary: Canary) -> None:
+    await canary.start("new", who="test", now=START)
+    for number in range(50):
+        await world.answer("new", START + number)
+    assert (await look(canary, START + 100)).step is Step.WAIT
+
+
+async def test_only_what_came_since_it_began_counts_for_a_canary(
+    world: World, canary: Canary
+) -> None:
+    await world.rated("new", START - DAY, *thumbs(0, 50))
+    await canary.start("new", who="test", now=START)
+    assert (await look(canary, START + 60)).step is Step.WAIT
+    await world.registry.roll_back(who="test", now=START + 120)
+    await canary.start("newer", who="test", now=START + 180)
+    await world.registry.roll_back(who="test", now=START + 240)
+    await canary.start("new", who="test", now=START + 300)
+    found = await canary.advance(now=START + 360)
+    assert found is not None
+    assert found.evidence.total_seconds == 60
+
+
+async def test_a_duel_counts_whoever_stood_first_and_others_duels_do_not(
+    world: World, canary: Canary
+) -> None:
+    await canary.start("new", who="test", now=START)
+    await world.duelled(START + 1, "new", "old", Winner.FIRST, Winner.SECOND, Winner.NEITHER)
+    await world.duelled(START + 1, "old", "new", Winner.SECOND)
+    await world.duelled(START + 1, "old", "old", Winner.SECOND)
+    found = await canary.advance(now=START + 60)
+    assert found is not None
+    assert (found.evidence.won, found.evidence.lost) == (2, 1)
+
+
+async def test_the_last_thumb_counts_whatever_came_before(world: World, canary: Canary) -> None:
+    await canary.start("new", who="test", now=START)
+    rng = random.Random(3)
+    last: dict[str, Rating] = {}
+    replies = {name: await world.answer("new", START + 1, person=name) for name in "abcdefgh"}
+    for moment in range(300):
+        name = rng.choice("abcdefgh")
+        last[name] = rng.choice([Rating.UP, Rating.DOWN])
+        await world.store.add_feedback(
+            Feedback(replies[name], name, last[name]), now=START + 2 + moment
+        )
+    route = await world.registry.route()
+
+    async def read() -> Evidence:
+        return await world.store.run(
+            lambda connection: read_evidence(connection, route, START + HOUR)
+        )
+
+    found = await read()
+    assert sum(found.disliked) == list(last.values()).count(Rating.DOWN)
+    assert len(found.disliked) == len(last)
+    assert await read() == found
+
+
+async def test_two_who_look_at_the_same_time_widen_it_once(world: World, canary: Canary) -> None:
+    await world.rated("old", START - DAY, *thumbs(35, 15))
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(22, 3))
+    other = Canary(world.store, world.registry, RULES)
+    now = START + 25 * HOUR
+    assert (await look(canary, now)).step is Step.WIDEN
+    assert (await look(other, now)).step is Step.WAIT
+    assert (await world.registry.route()).share == 0.2
+
+
+async def test_without_shares_everybody_gets_it_at_once(world: World) -> None:
+    canary = Canary(world.store, world.registry, with_rules(shares=[]))
+    assert (await canary.start("new", who="test", now=START)).live == "new"
+    assert (await canary.start("new", who="test", now=START + 1)).live == "new"
+    assert await count(world.store, routes) == 1
+
+
+async def test_a_start_that_is_repeated_leaves_the_share_as_it_is(
+    world: World, canary: Canary
+) -> None:
+    await canary.start("new", who="test", now=START)
+    await world.registry.try_out("new", 0.5, who="test", now=START + 1)
+    assert (await canary.start("new", who="test", now=START + 2)).share == 0.5
+
+
+async def test_a_flagged_adapter_never_becomes_a_canary(world: World, canary: Canary) -> None:
+    flag = sa.update(adapters).where(adapters.c.name == "new").values(flagged_at=START)
+    await world.store.run(lambda connection: connection.execute(flag))
+    with pytest.raises(AdapterRejected, match="erased since"):
+        await canary.start("new", who="test", now=START)
+
+
+async def test_nothing_that_people_wrote_is_in_the_audit(world: World, canary: Canary) -> None:
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(0, 30))
+    await look(canary, START + 120)
+    rows = await world.store.run(lambda connection: connection.execute(sa.select(audit)).all())
+    said = " ".join(str(row) for row in rows)
+    assert len(rows) == 2
+    assert "An answer" not in said
+    assert "person-" not in said

@@ -1,0 +1,465 @@
+"""A run goes from state to state, whatever is killed on the way; what is not whole goes nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from core.audit import audit_of, verify
+from core.errors import AdapterRejected, ModelUnavailable
+from core.store import Store, upsert
+from core.tables import pairs
+from tests.training.stand_in import Workshop, with_limits
+from training.charts import draw
+from training.launchers import Job
+from training.lease import Lease, LeaseLost
+from training.pairs import PreferencePair, to_row
+from training.runs import Run, RunMoved, Runs, RunState
+from training.seal import check_seal
+from training.steps import forget_pairs
+
+S = RunState
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    # A picture takes a second; one test looks at a real one.
+    monkeypatch.setattr("training.steps.draw", lambda *_: None)
+    made = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
+    await keep(store, made.pool)
+    return made
+
+
+async def keep(store: Store, found: list[PreferencePair]) -> None:
+    for one in found:
+        row = to_row(one) | {"decided_at": 1.0}
+        await store.run(lambda connection, row=row: upsert(connection, pairs, row, key=("id",)))
+
+
+def processes_of(folder: Path) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = process.environ().get("SOLEMATE_JOB", "").startswith(str(folder))
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+async def test_a_run_is_frozen_trained_evaluated_tried_out_and_promoted(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.PROMOTED)
+    assert run == await shop.runs.get(run.id)
+    assert run.adapter == "shoes-dpo-1"
+    assert shop.fake.asked == ["evaluate", "register", "canary shoes-dpo-1", "judge"]
+    assert run.figures["training"]["loss"] == 0.3
+    assert run.figures["gate"][0]["name"] == "held-out pairs"
+
+
+async def test_every_transition_is_one_row_that_names_dataset_and_recipe(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.PROMOTED)
+    rows = await audit_of(store, run.id)
+    states = ["", "collecting", "frozen", "training", "evaluating", "canary", "promoted"]
+    assert [(row.before, row.after) for row in rows] == list(zip(states, states[1:], strict=False))
+    assert rows[1].detail["dataset"] == run.dataset
+    assert len(rows[2].detail["recipe"]) == 64
+    assert (await verify(store)).whole
+    assert await shop.runs.unaudited() == []
+
+
+async def test_a_state_that_was_written_past_the_audit_is_noticed(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.FROZEN)
+    statement = sa.text("update runs set state = 'promoted'")
+    await store.run(lambda connection: connection.execute(statement))
+    assert await shop.runs.unaudited() == [run.id]
+
+
+async def test_the_runs_pairs_are_noted_with_their_side(shop: Workshop) -> None:
+    run = await shop.until(S.FROZEN)
+    assert await shop.runs.pairs_of(run.id) == {one.id: "train" for one in shop.pool}
+
+
+async def test_progress_is_told_while_it_trains(shop: Workshop) -> None:
+    await shop.until(S.EVALUATING)
+    last = shop.seen[-1]
+    assert (last.steps, last.total, last.loss, last.accuracy) == (1, 4, 0.69, 0.5)
+
+
+async def test_curves_and_log_lie_beside_the_sealed_adapter(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.steps.draw", draw)
+    run = await shop.until(S.EVALUATING)
+    assert (run.attempt / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert "done" in (run.attempt / "train.log").read_text()
+    seal = check_seal(run.output, run=run.id, dataset=run.dataset)
+    assert sorted(seal.files) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "trainer_state.json",
+    ]
+
+
+# --- what ends badly ---
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("partial", "step 2 of 4"),
+        ("nan", "grad_norm became nan"),
+        ("reference", "3.6 instead of 0"),
+        ("fail", "ValueError: the pairs taste bad"),
+        ("nan hang", "grad_norm became nan"),
+        ("reference hang", "3.6 instead of 0"),
+    ],
+)
+async def test_a_training_that_went_wrong_is_rejected_and_never_evaluated(
+    shop: Workshop, how: str, problem: str
+) -> None:
+    shop.told(how)
+    run = await shop.until(S.REJECTED)
+    assert problem in run.problem
+    assert shop.fake.asked == []
+    assert list(processes_of(shop.folder)) == []
+
+
+async def test_a_run_that_failed_gives_its_pairs_back(shop: Workshop) -> None:
+    shop.told("fail")
+    await shop.until(S.REJECTED)
+    assert await shop.runs.pairs_tried() == frozenset()
+    shop.told("good")
+    await shop.until(S.PROMOTED)
+    assert await shop.runs.pairs_tried() == {one.id for one in shop.pool}
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("stall_seconds", "said nothing for 0.5 minutes"), ("timeout_seconds", "longer than 0.5")],
+)
+async def test_a_training_that_hangs_is_stopped_with_all_its_processes(
+    shop: Workshop, limit: str, said: str
+) -> None:
+    seconds = count(0.0, 10.0)
+    shop.clock = lambda: next(seconds)
+    shop.told("hang")
+    slow = with_limits(shop, stall_seconds=1e9, timeout_seconds=1e9)
+    run = await with_limits(slow, **{limit: 30.0}).until(S.REJECTED)
+    assert said in run.problem
+    assert list(processes_of(shop.folder)) == []
+
+
+async def test_a_pool_without_pairs_is_rejected(shop: Workshop) -> None:
+    shop.pool.clear()
+    run = await shop.until(S.REJECTED)
+    assert "no pair to train on" in run.problem
+
+
+async def test_a_recipe_that_cannot_work_is_refused_before_anything_starts(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await shop.until(S.FROZEN)
+    monkeypatch.setattr(shop, "plan", _misspelt(shop))
+    run = await shop.until(S.REJECTED, run=run)
+    assert "no key 'pref_bta'" in run.problem
+    assert shop.trained == []
+
+
+def _misspelt(shop: Workshop):  # type: ignore[no-untyped-def]
+    plan = shop.plan
+
+    def misspelt(run, frozen):  # type: ignore[no-untyped-def]
+        made = plan(run, frozen)
+        made.keys["pref_bta"] = 0.1
+        return made
+
+    return misspelt
+
+
+async def test_a_dataset_that_was_changed_is_not_trained_on(shop: Workshop) -> None:
+    run = await shop.until(S.FROZEN)
+    file = shop.folder / "datasets" / run.dataset[:16] / "train.jsonl"
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace("Yes", "Buy"))
+    run = await shop.until(S.REJECTED, run=run)
+    assert "changed after it was frozen" in run.problem
+    assert shop.trained == []
+
+
+# --- crashes: each step again ---
+
+
+@pytest.mark.parametrize("state", [S.COLLECTING, S.FROZEN, S.TRAINING, S.EVALUATING, S.CANARY])
+async def test_each_step_may_be_done_again_after_a_crash_before_its_commit(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, state: RunState
+) -> None:
+    run = await shop.until(state)
+    move = shop.runs.move
+
+    async def crash(*args: object, **changes: object) -> Run:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(shop.runs, "move", crash)
+    with pytest.raises(RuntimeError):
+        await shop.steps().advance(run)
+    monkeypatch.setattr(shop.runs, "move", move)
+    run = await shop.until(S.PROMOTED, run=await shop.runs.get(run.id))
+    assert len(shop.trained) == 1
+    assert run.attempts == 1
+
+
+async def test_a_child_that_still_lives_is_not_doubled(shop: Workshop) -> None:
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    lost = Workshop(shop.folder, shop.runs)
+    lost.told("hang")
+    child = await _left_behind(lost, run)
+    shop.told("good")
+    told = asyncio.Event()
+    adopted = asyncio.create_task(shop.steps(lambda run, progress: told.set()).advance(run))
+    await told.wait()
+    assert [process.pid for process in processes_of(shop.folder)] == child
+    adopted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adopted
+    assert len(shop.trained) == 1
+    assert list(processes_of(shop.folder)) == []
+
+
+async def _left_behind(shop: Workshop, run: Run) -> list[int]:
+    """Begin the training and lose the lease on it, as a solemate that is killed would."""
+    told = asyncio.Event()
+    steps = shop.steps(lambda run, progress: told.set())
+    followed = steps._follow
+
+    async def lose(run: Run, job: Job) -> bool:
+        async def until_told() -> None:
+            await followed(run, job)
+
+        task = asyncio.create_task(until_told())
+        await told.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise LeaseLost("killed")
+
+    steps._follow = lose  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost):
+        await steps.advance(run)
+    return [process.pid for process in processes_of(shop.folder)]
+
+
+async def test_a_child_that_is_gone_is_started_again_in_a_fresh_folder(shop: Workshop) -> None:
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    await _left_behind(shop, run)
+    for process in processes_of(shop.folder):
+        process.kill()
+    shop.told("good")
+    run = await shop.until(S.EVALUATING, run=run)
+    assert run.attempts == 2
+    assert shop.trained == [
+        str(run.folder / "attempt-1" / "adapter"),
+        str(run.folder / "attempt-2" / "adapter"),
+    ]
+    assert not (run.folder / "attempt-1" / "adapter").exists()
+
+
+async def test_a_run_that_is_killed_again_and_again_is_given_up(shop: Workshop) -> None:
+    shop.told("killed")
+    run = await shop.until(S.REJECTED)
+    assert (run.attempts, len(shop.trained)) == (3, 3)
+    assert "ended 3 times before its end" in run.problem
+
+
+async def test_stopping_solemate_stops_the_training_and_leaves_nothing_half_done(
+    shop: Workshop,
+) -> None:
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    begun = asyncio.Event()
+    task = asyncio.create_task(shop.steps(lambda run, progress: begun.set()).advance(run))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(processes_of(shop.folder)) == []
+    assert not run.attempt.exists()
+    shop.told("good")
+    again = await shop.until(S.EVALUATING, run=await shop.runs.get(run.id))
+    assert again.attempts == 1
+
+
+async def test_a_run_that_is_cancelled_while_it_trains_ends_its_processes(shop: Workshop) -> None:
+    seconds = count(0.0, 1.0)
+    shop.clock = lambda: next(seconds)
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    begun = asyncio.Event()
+    task = asyncio.create_task(
+        with_limits(shop, stall_seconds=1e9, timeout_seconds=1e9)
+        .steps(lambda run, progress: begun.set())
+        .advance(run)
+    )
+    await begun.wait()
+    await shop.runs.move(run, S.CANCELLED, who="operator", now=3000.0)
+    assert (await task).state is S.CANCELLED
+    assert list(processes_of(shop.folder)) == []
+    assert not run.output.exists()
+
+
+# --- the gate, and those who were erased ---
+
+
+async def test_what_the_gate_refuses_is_never_registered(shop: Workshop) -> None:
+    shop.fake.verdict = "failed"
+    run = await shop.until(S.REJECTED)
+    assert shop.fake.asked == ["evaluate"]
+    assert run.evaluated
+
+
+async def test_what_cannot_be_told_waits_for_an_operator(shop: Workshop) -> None:
+    shop.fake.verdict = "needs_approval"
+    run = await shop.until(S.AWAITING_APPROVAL)
+    assert await shop.steps().advance(run) == run
+    run = await shop.runs.move(run, S.CANARY, who="operator", now=3000.0)
+    assert (await shop.until(S.PROMOTED, run=run)).adapter == "shoes-dpo-1"
+
+
+async def test_files_that_changed_after_the_training_are_refused(shop: Workshop) -> None:
+    run = await shop.until(S.EVALUATING)
+    weights = run.output / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    run = await shop.until(S.REJECTED, run=run)
+    assert "is not the file that was trained" in run.problem
+    assert shop.fake.asked == []
+
+
+async def test_a_gate_that_refuses_by_itself_is_quoted(shop: Workshop) -> None:
+    shop.fake.problem = AdapterRejected("It holds a pickle.")
+    assert (await shop.until(S.REJECTED)).problem == "It holds a pickle."
+
+
+async def test_a_model_server_that_is_away_rejects_nothing(shop: Workshop) -> None:
+    run = await shop.until(S.EVALUATING)
+    shop.fake.problem = ModelUnavailable("away")
+    with pytest.raises(ModelUnavailable):
+        await shop.steps().advance(run)
+    assert await shop.runs.state(run.id) is S.EVALUATING
+
+
+async def test_a_canary_that_is_not_decided_is_asked_again(shop: Workshop) -> None:
+    shop.fake.outcome = None
+    run = await shop.until(S.CANARY)
+    waiting = await shop.steps().advance(run)
+    shop.fake.outcome = S.ROLLED_BACK
+    assert (await shop.steps().advance(waiting)).state is S.ROLLED_BACK
+    assert shop.fake.asked.count("register") == 1
+
+
+@pytest.mark.parametrize("state", [S.FROZEN, S.EVALUATING])
+async def test_who_was_erased_is_left_out_and_the_run_begins_again(
+    shop: Workshop, store: Store, state: RunState
+) -> None:
+    run = await shop.until(state)
+    old = shop.folder / "datasets" / run.dataset[:16]
+    gone = shop.pool.pop(3)
+    statement = sa.delete(pairs).where(pairs.c.id == gone.id)
+    await store.run(lambda connection: connection.execute(statement))
+    run = await shop.steps().advance(run)
+    assert run.state is S.COLLECTING
+    assert not old.exists()
+    assert not run.output.exists()
+    run = await shop.until(S.PROMOTED, run=run)
+    assert gone.id not in await shop.runs.pairs_of(run.id)
+
+
+async def test_the_files_of_past_runs_forget_whoever_was_erased(shop: Workshop) -> None:
+    run = await shop.until(S.PROMOTED)
+    datasets = shop.folder / "datasets"
+    assert await forget_pairs(shop.runs, datasets, ["pair-nobody"]) == []
+    assert await forget_pairs(shop.runs, datasets, [shop.pool[0].id]) == [run.id]
+    assert not run.folder.exists()
+    assert list(datasets.iterdir()) == []
+
+
+async def test_old_runs_leave_no_files(shop: Workshop) -> None:
+    for _ in range(7):
+        run = await shop.until(S.FROZEN)
+        run.folder.mkdir(parents=True)
+        await shop.runs.move(run, S.CANCELLED, who="test", now=1.0)
+        shop.pool.pop()
+    left = sorted(folder.name for folder in (shop.folder / "runs").iterdir())
+    assert left == ["dpo-3", "dpo-4", "dpo-5", "dpo-6", "dpo-7"]
+    assert len(list((shop.folder / "datasets").iterdir())) == 5
+
+
+# --- who may write ---
+
+
+async def test_a_run_that_somebody_else_moved_is_not_moved_again(shop: Workshop) -> None:
+    run = await shop.until(S.FROZEN)
+    await shop.runs.move(run, S.CANCELLED, who="operator", now=1.0)
+    with pytest.raises(RunMoved):
+        await shop.steps().advance(run)
+
+
+async def test_a_former_holder_of_the_lease_writes_nothing(store: Store, tmp_path: Path) -> None:
+    now = 1000.0
+    first = Lease(store, "loop", "first", clock=lambda: now)
+    second = Lease(store, "loop", "second", clock=lambda: now)
+    assert await first.take()
+    shop = Workshop(tmp_path, Runs(store, tmp_path / "runs", first))
+    await keep(store, shop.pool)
+    run = await shop.until(S.FROZEN)
+    assert not await second.take()
+    now += 31.0
+    assert await second.take()
+    with pytest.raises(LeaseLost):
+        await shop.steps().advance(run)
+    assert (await Runs(store, tmp_path / "runs").get(run.id)).state is S.FROZEN
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+async def test_a_clock_that_jumps_an_hour_leaves_one_holder(store: Store, jump: float) -> None:
+    now = 1000.0
+    first = Lease(store, "loop", "first", clock=lambda: now)
+    second = Lease(store, "loop", "second", clock=lambda: now)
+    assert await first.take()
+    now += jump
+    assert await second.take()
+    assert not await first.take()
+    with pytest.raises(LeaseLost):
+        await store.run(first.check)
+    await store.run(second.check)
+
+
+async def test_two_looks_at_the_same_table_begin_one_run(shop: Workshop) -> None:
+    seen = await shop.runs.count()
+    started = [
+        await shop.runs.start("dpo", "embedded", why="", who=who, seen=seen, now=1.0)
+        for who in ("a", "b")
+    ]
+    assert [run is not None for run in started] == [True, False]
+
+
+async def test_whoever_decided_before_a_run_that_is_over_begins_none(shop: Workshop) -> None:
+    seen = await shop.runs.count()
+    await shop.until(S.PROMOTED)
+    late = await shop.runs.start("dpo", "embedded", why="", who="late", seen=seen, now=1.0)
+    assert late is None

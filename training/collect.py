@@ -1,0 +1,536 @@
+"""Verdicts -> preference pairs: where the better answer comes from, and what becomes of the pair.
+
+A thumbs-down is only half a pair: it names the rejected answer. `SOURCES` is the order in which a
+better one is looked for; an operator's edit (`review.py`) comes after them and above them all. What
+has no better answer is never given one: it trains KTO (`pairs.unpaired`), or is a bad case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+
+from core.audit import append
+from core.errors import ModelUnavailable
+from core.messages import Language, Outcome, Rating, Turn, Winner
+from core.store import Store
+from core.tables import duels, pairs, tombstones, turns
+from training.alarms import Alarm, alarms
+from training.duplicates import normalised
+from training.filters import Measures, Pool, examine
+from training.judge import SecondTry
+from training.pairs import (
+    OPEN,
+    Origin,
+    PairState,
+    PoolRules,
+    PreferencePair,
+    change,
+    pair_id,
+    read_pairs,
+    save,
+    subject_of,
+)
+from training.personal_data import scrub, scrub_prompt
+from training.review import ReviewPolicy, hold, placed
+from training.rows import question_in, split_question
+from training.verdicts import Verdict, own_text, read_turns, read_verdicts
+
+log = structlog.get_logger()
+
+FILTERS_NAME = "filters"
+"""Who decides where no operator does, in the audit."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairRules:
+    """What the operator decided about pairs. `second_try` may be None: nothing is regenerated."""
+
+    policy: ReviewPolicy
+    pool: PoolRules
+    measures: Measures
+    second_try: SecondTry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one round of collecting did: new pairs, pairs taken back or held back, and alarms."""
+
+    new: tuple[PreferencePair, ...] = ()
+    withdrawn: int = 0
+    held: int = 0
+    alarms: tuple[Alarm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two answers that one person compared: the reply's, and `text` beside it."""
+
+    reply_id: str
+    user_id: str
+    text: str
+    adapter: str
+    winner: Winner
+    decided_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that may become a pair: a thumbs-down, a decided duel, or both."""
+
+    reply_id: str
+    user_id: str
+    verdict: Verdict | None
+    duel: Duel | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The reply and the person."""
+        return self.reply_id, self.user_id
+
+    @property
+    def at(self) -> float:
+        """The moment of the person's last word."""
+        said = self.verdict.created_at if self.verdict else 0.0
+        return max(said, self.duel.decided_at if self.duel else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A better answer and the one that it beats."""
+
+    chosen: str
+    rejected: str
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What there is of a pair, without its texts."""
+
+    id: str
+    reply_id: str
+    user_id: str
+    origin: Origin
+    state: PairState
+
+
+@dataclass(slots=True)
+class _Round:
+    """One round of collecting: what is known, and the pool as it grows."""
+
+    store: Store
+    rules: PairRules
+    now: float
+    verdicts: Sequence[Verdict]
+    duels: Sequence[Duel]
+    known: defaultdict[tuple[str, str], list[_Known]]
+    liked: Mapping[tuple[Language, str], Sequence[str]]
+    pool: Pool | None = None
+
+    async def filled_pool(self) -> Pool:
+        """The pool with the open pairs in it, read once it is needed."""
+        if self.pool is None:
+            found = [pair for pair in await read_pairs(self.store, OPEN) if pair.whole]
+            self.pool = await asyncio.to_thread(Pool, found)
+        return self.pool
+
+
+async def collect_pairs(store: Store, rules: PairRules, now: float) -> Collected:
+    """Make pairs of all verdicts that have none yet; to be run again at any time.
+
+    The same verdicts make the same pairs, however often and by how many processes this is run.
+    Nothing is collected where the settings keep chats out of training.
+    """
+    if not rules.pool.train_on_chats:
+        return Collected()
+    this = await _read(store, rules, now)
+    withdrawn = await _withdraw(this)
+    wanted = [candidate for candidate in _candidates(this) if any(_untried(this, candidate))]
+    if not wanted:
+        return Collected(withdrawn=withdrawn)
+    asked = await read_turns(store, (candidate.reply_id for candidate in wanted))
+    new = [
+        pair
+        for candidate in wanted
+        if (turn := asked.get(candidate.reply_id)) and turn.prompt
+        for pair in await _pairs_of(this, candidate, turn)
+    ]
+    if not new:
+        return Collected(withdrawn=withdrawn)
+    held, found = await _hold_back(this, new)
+    log.info("pairs_collected", new=len(new), withdrawn=withdrawn, held=held, alarms=len(found))
+    return Collected(tuple(new), withdrawn, held, tuple(found))
+
+
+# --- where the better answer comes from ---
+
+
+async def corrected(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
+    """What the person said it should have been."""
+    if candidate.verdict is None or not candidate.verdict.correction.strip():
+        return None
+    return Offer(candidate.verdict.correction.strip(), own_text(turn), turn.reply.adapter)
+
+
+async def duel_won(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
+    """The answer that the person picked of two."""
+    duel = candidate.duel
+    if duel is None or duel.winner is Winner.NEITHER:
+        return None
+    if duel.winner is Winner.SECOND:
+        return Offer(duel.text, own_text(turn), turn.reply.adapter)
+    return Offer(own_text(turn), duel.text, duel.adapter)
+
+
+async def liked(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
+    """An answer that was liked, to the same question after the same passages and history."""
+    if candidate.verdict is None:
+        return None
+    others = [one for one in _liked_replies(this, candidate) if one != turn.reply.id]
+    found = await read_turns(this.store, others)
+    for name in others:
+        other = found.get(name)
+        if other is not None and _context(other) == _context(turn):
+            return Offer(own_text(other), own_text(turn), turn.reply.adapter)
+    return None
+
+
+async def regenerated(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
+    """The best of several new answers, as the judge sees it; "" where none was clearly better."""
+    if this.rules.second_try is None or candidate.verdict is None:
+        return None
+    try:
+        best = await this.rules.second_try.answer(turn, candidate.verdict)
+    except ModelUnavailable as exc:
+        # Another round will try again.
+        log.warning("not_regenerated", reply=turn.reply.id, error=type(exc).__name__)
+        return None
+    return Offer(best or "", own_text(turn), turn.reply.adapter)
+
+
+Source = Callable[[_Round, Candidate, Turn], Awaitable[Offer | None]]
+SOURCES: Mapping[Origin, Source] = {
+    Origin.CORRECTION: corrected,
+    Origin.DUEL: duel_won,
+    Origin.LIKED: liked,
+    Origin.REGENERATED: regenerated,
+}
+
+
+def _untried(this: _Round, candidate: Candidate) -> Iterator[Origin]:
+    """The sources that may still offer something better than what the candidate has, in order."""
+    known = this.known[candidate.key]
+    if any(one.origin is Origin.EDITED and one.state in OPEN for one in known):
+        return
+    for origin in SOURCES:
+        if not _may_offer(this, candidate, origin):
+            continue
+        tried = [one for one in known if one.origin is origin and _is_current(one, candidate)]
+        if not tried:
+            yield origin
+        if any(one.state in OPEN for one in tried):
+            return
+
+
+def _may_offer(this: _Round, candidate: Candidate, origin: Origin) -> bool:
+    verdict, duel = candidate.verdict, candidate.duel
+    match origin:
+        case Origin.CORRECTION:
+            return verdict is not None and bool(verdict.correction.strip())
+        case Origin.DUEL:
+            return duel is not None and duel.winner is not Winner.NEITHER
+        case Origin.LIKED:
+            return any(one != candidate.reply_id for one in _liked_replies(this, candidate))
+        case _:
+            return verdict is not None and this.rules.second_try is not None
+
+
+def _is_current(known: _Known, candidate: Candidate) -> bool:
+    """Whether a pair is made of what the person says now; a correction can be corrected."""
+    if known.origin is not Origin.CORRECTION or candidate.verdict is None:
+        return True
+    return known.id == pair_id(*candidate.key, candidate.verdict.correction.strip())
+
+
+# --- a candidate becomes a pair ---
+
+
+async def _pairs_of(this: _Round, candidate: Candidate, turn: Turn) -> list[PreferencePair]:
+    """The pairs that come of a candidate: refused ones, until an offer is not refused."""
+    made: list[PreferencePair] = []
+    for origin in _untried(this, candidate):
+        offer = await SOURCES[origin](this, candidate, turn)
+        if offer is None or not offer.rejected:
+            continue
+        pair = await _judged(this, _make(candidate, turn, origin, offer))
+        if not await _save(this, pair):
+            break
+        made.append(pair)
+        if pair.open:
+            (await this.filled_pool()).add(pair)
+            break
+    return made
+
+
+def write_pair(verdict: Verdict, turn: Turn, chosen: str) -> PreferencePair:
+    """A pair with an operator's better answer to what somebody disliked, not yet judged."""
+    candidate = Candidate(verdict.reply_id, verdict.user_id, verdict, None)
+    offer = Offer(chosen, own_text(turn), turn.reply.adapter)
+    return _make(candidate, turn, Origin.EDITED, offer)
+
+
+def _make(candidate: Candidate, turn: Turn, origin: Origin, offer: Offer) -> PreferencePair:
+    """The pair, without personal data and not yet judged."""
+    verdict = candidate.verdict
+    return PreferencePair(
+        id=pair_id(*candidate.key, offer.chosen),
+        reply_id=candidate.reply_id,
+        user_id=candidate.user_id,
+        conversation_id=turn.reply.conversation_id,
+        origin=origin,
+        prompt=scrub_prompt(turn.prompt),
+        passages=turn.passages,
+        chosen=scrub(offer.chosen).text,
+        rejected=scrub(offer.rejected).text,
+        adapter=offer.adapter,
+        language=turn.reply.language,
+        reason=verdict.reason if verdict else None,
+        state=PairState.WAITING,
+        refusal="",
+        accepted_by=(),
+        created_at=candidate.at,
+    )
+
+
+async def _judged(this: _Round, pair: PreferencePair) -> PreferencePair:
+    """The pair in the state where the filters and the policy put it."""
+    if not pair.whole:
+        why = "no new answer was clearly better"
+        return replace(pair, state=PairState.REFUSED, refusal=why)
+    pool, rules = await this.filled_pool(), this.rules
+    rivals = [one for one in pool if (one.reply_id, one.user_id) == (pair.reply_id, pair.user_id)]
+    for rival in rivals:
+        # What this pair would replace is no reason against it.
+        pool.remove(rival)
+    objection = await asyncio.to_thread(examine, pair, rules.measures, pool)
+    found = placed(pair, objection, rules.policy)
+    if not found.open:
+        for rival in rivals:
+            pool.add(rival)
+    return found
+
+
+async def _save(this: _Round, pair: PreferencePair) -> bool:
+    """Write a new pair and take back what it replaces; false where another process had it."""
+    replaced = [
+        one
+        for one in this.known[pair.reply_id, pair.user_id]
+        if pair.open and one.state in OPEN and one.id != pair.id
+    ]
+
+    def work(connection: Connection) -> bool:
+        if not save(connection, pair, this.now):
+            return False
+        _note(connection, pair.id, "", pair.state, this.now, pair.origin)
+        for one in replaced:
+            _take_back(connection, one, this.now)
+        return True
+
+    return await this.store.run(work)
+
+
+# --- pairs that are taken back or held back ---
+
+
+async def _withdraw(this: _Round) -> int:
+    """Take back the open pairs whose person no longer says so; how many."""
+    down = {(one.reply_id, one.user_id): one for one in this.verdicts if _is_down(one)}
+    gone = [
+        one
+        for many in this.known.values()
+        for one in many
+        if one.state in OPEN
+        and one.origin not in (Origin.DUEL, Origin.IMPORTED)
+        and not _still_said(one, down.get((one.reply_id, one.user_id)))
+    ]
+    if not gone:
+        return 0
+
+    def work(connection: Connection) -> None:
+        for one in gone:
+            _take_back(connection, one, this.now)
+
+    await this.store.run(work)
+    for one in gone:
+        this.known[one.reply_id, one.user_id].remove(one)
+    return len(gone)
+
+
+def _still_said(known: _Known, verdict: Verdict | None) -> bool:
+    """Whether the verdict behind a pair stands: a thumbs-down, with that correction if any."""
+    if verdict is None:
+        return False
+    correction = verdict.correction.strip()
+    if known.origin is Origin.CORRECTION:
+        return known.id == pair_id(verdict.reply_id, verdict.user_id, correction)
+    return True
+
+
+async def _hold_back(this: _Round, new: Sequence[PreferencePair]) -> tuple[int, list[Alarm]]:
+    """Let pairs that only filters accepted wait for an operator, where somebody says the contrary
+    or an alarm points at them; how many, and the alarms.
+    """
+    pool = await this.filled_pool()
+    held = 0
+    for pair in new:
+        for opponent in pool.opponents(pair) if pair.open else ():
+            why = f"the pair {pair.id[:8]} says the contrary"
+            held += await _hold(this, pool, opponent, why)
+    found = await asyncio.to_thread(_alarms, this, pool)
+    for alarm in found:
+        log.warning("pairs_alarm", pairs=len(alarm.pairs))
+        for pair in list(pool):
+            if pair.id in alarm.pairs:
+                held += await _hold(this, pool, pair, alarm.sentence)
+    return held, found
+
+
+def _alarms(this: _Round, pool: Pool) -> list[Alarm]:
+    return alarms(list(pool), this.verdicts, this.now, this.rules.pool.pairs_per_person)
+
+
+async def _hold(this: _Round, pool: Pool, pair: PreferencePair, why: str) -> bool:
+    if pair.state is not PairState.ACCEPTED or pair.accepted_by:
+        return False
+    after = hold(pair, why)
+
+    def work(connection: Connection) -> bool:
+        if not change(connection, pair, after, this.now):
+            return False
+        _note(connection, pair.id, pair.state, after.state, this.now, pair.origin)
+        return True
+
+    if not await this.store.run(work):
+        return False
+    pool.add(after)
+    return True
+
+
+def _take_back(connection: Connection, known: _Known, now: float) -> None:
+    statement = (
+        sa.update(pairs)
+        .where(pairs.c.id == known.id, pairs.c.state == known.state)
+        .values(state=PairState.WITHDRAWN, decided_at=now)
+    )
+    if connection.execute(statement).rowcount:
+        _note(connection, known.id, known.state, PairState.WITHDRAWN, now, known.origin)
+
+
+def _note(
+    connection: Connection, name: str, before: str, after: str, now: float, origin: Origin
+) -> None:
+    append(
+        connection,
+        who=FILTERS_NAME,
+        subject=subject_of(name),
+        before=before,
+        after=after,
+        at=now,
+        detail={"origin": origin},
+    )
+
+
+# --- what there is ---
+
+
+async def _read(store: Store, rules: PairRules, now: float) -> _Round:
+    verdicts = await read_verdicts(store)
+    known: defaultdict[tuple[str, str], list[_Known]] = defaultdict(list)
+    for one in await _read_known(store):
+        known[one.reply_id, one.user_id].append(one)
+    return _Round(
+        store, rules, now, verdicts, await _read_duels(store), known, _by_question(verdicts)
+    )
+
+
+def _candidates(this: _Round) -> list[Candidate]:
+    """Thumbs-down that training may mend, and decided duels, one a reply and person."""
+    down = {
+        (one.reply_id, one.user_id): one
+        for one in this.verdicts
+        if _is_down(one) and not one.beyond_training
+    }
+    decided = {(one.reply_id, one.user_id): one for one in this.duels}
+    return [Candidate(*key, down.get(key), decided.get(key)) for key in {**down, **decided}]
+
+
+def _is_down(verdict: Verdict) -> bool:
+    return verdict.rating is Rating.DOWN
+
+
+async def _read_known(store: Store) -> list[_Known]:
+    columns = (pairs.c.id, pairs.c.reply_id, pairs.c.user_id, pairs.c.origin, pairs.c.state)
+    query = sa.select(*columns).where(pairs.c.state != PairState.WITHDRAWN)
+    rows = await store.run(lambda connection: connection.execute(query).all())
+    return [
+        _Known(row.id, row.reply_id, row.user_id, Origin(row.origin), PairState(row.state))
+        for row in rows
+    ]
+
+
+async def _read_duels(store: Store) -> list[Duel]:
+    """Decided duels about a whole answer of the model, oldest first."""
+    erased = sa.exists().where(
+        tombstones.c.user_id == duels.c.user_id, tombstones.c.erased_at >= duels.c.created_at
+    )
+    whole = sa.exists().where(
+        turns.c.reply_id == duels.c.reply_id,
+        turns.c.complete,
+        turns.c.outcome == Outcome.ANSWERED,
+        turns.c.adapter != "",
+    )
+    query = (
+        sa.select(duels)
+        .where(duels.c.winner.is_not(None), duels.c.decided_at.is_not(None), whole, ~erased)
+        .order_by(duels.c.decided_at, duels.c.id)
+    )
+    rows = await store.run(lambda connection: connection.execute(query).all())
+    return [
+        Duel(row.reply_id, row.user_id, row.text, row.adapter, Winner(row.winner), row.decided_at)
+        for row in rows
+    ]
+
+
+def _by_question(verdicts: Iterable[Verdict]) -> dict[tuple[Language, str], list[str]]:
+    """Replies that more people like than do not, the most liked first, by their question."""
+    likes: Counter[str] = Counter()
+    asked: dict[str, tuple[Language, str]] = {}
+    for one in verdicts:
+        if not one.beyond_training:
+            likes[one.reply_id] += 1 if one.rating is Rating.UP else -1
+            asked[one.reply_id] = one.language, normalised(one.question)
+    found: defaultdict[tuple[Language, str], list[str]] = defaultdict(list)
+    for reply_id, count in likes.most_common():
+        if count > 0:
+            found[asked[reply_id]].append(reply_id)
+    return dict(found)
+
+
+def _liked_replies(this: _Round, candidate: Candidate) -> Sequence[str]:
+    if candidate.verdict is None:
+        return ()
+    key = candidate.verdict.language, normalised(candidate.verdict.question)
+    return this.liked.get(key, ())
+
+
+def _context(turn: Turn) -> tuple[object, ...]:
+    """All that the model saw but how the question is spelled."""
+    *earlier, last = turn.prompt
+    return *earlier, split_question(last.content)[0], normalised(question_in(last.content))

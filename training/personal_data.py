@@ -1,0 +1,150 @@
+"""Personal data in texts -> blanks: mail addresses, telephone, card, order and identity numbers.
+
+Only people's own words are looked at; the documents in a prompt are the shop's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import phonenumbers
+
+from core.messages import ChatMessage
+from training.rows import split_question
+
+# Where the people who ask are likely to have their telephones; +… is understood anywhere.
+_REGIONS = ("CN", "US", "GB", "DE", "FR", "JP", "ES")
+_CODE = r"[A-Z0-9](?:[A-Z0-9_-]|\s(?=\d)){4,30}"
+_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("email", re.compile(r"[\w.+-]+\s?[@＠]\s?[\w-]+(?:\.[\w-]+)+")),
+    (
+        "order",
+        re.compile(
+            r"(?:订单|单号|快递|运单|物流|\border|\btracking|\bparcel|\binvoice)"
+            r"(?:编?号码?|\s*(?:number|no\b\.?|id\b|code))*\s*(?:是|为|is)?\s*[:：#＃]?\s*"
+            rf"(?P<it>(?=[A-Z_-]{{0,12}}\d){_CODE})",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "account",
+        re.compile(
+            r"(?:微信|\bwechat|\bweixin|\bvx|\bqq|会员|\bmember(?:ship)?|\baccount|账号|护照"
+            r"|\bpassport|身份证|\btelegram)(?:编?号码?|\s*(?:number|no\b\.?|id\b|code))*"
+            rf"\s*(?:是|为|is)?\s*[:：#＃]?\s*(?P<it>(?=[A-Z_-]{{0,12}}\d){_CODE})",
+            re.IGNORECASE,
+        ),
+    ),
+    ("account", re.compile(r"(?<![\w.@])@[A-Za-z]\w{4,}")),
+    # An identity card, a bank account: no figure about shoes is so long.
+    ("number", re.compile(r"(?<![\w-])\d{11,18}[\dXx](?![\w-])")),
+    ("number", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")),
+    ("phone", re.compile(r"(?<!\d)1[3-9]\d(?:[ -]?\d{4}){2}(?!\d)")),
+    (
+        "address",
+        re.compile(
+            r"[\u4e00-\u9fff]{2,}(?:路|街|大道|巷|弄|胡同)\s*\d+\s*号"
+            r"(?:[\u4e00-\u9fff\d]{0,12}(?:楼|室|单元|栋|层)\s*\d*)*"
+        ),
+    ),
+    (
+        "address",
+        re.compile(
+            r"\b\d{1,5}[A-Za-z]?,? (?:[A-Z][a-z]+ ){1,3}"
+            r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Boulevard|Blvd)\b\.?"
+        ),
+    ),
+    (
+        "address",
+        re.compile(
+            r"\b[A-ZÄÖÜ][a-zäöüß]+(?:straße|strasse|str\.|weg|platz|allee)\s\d{1,4}[a-z]?\b"
+        ),
+    ),
+    ("address", re.compile(r"\b\d{1,4},? (?:rue|avenue|boulevard|place) [\w' -]{3,30}", re.I)),
+    ("address", re.compile(r"\b(?:[Cc]alle|[Aa]venida) [\w ]{3,30}?,? \d{1,4}\b")),
+)
+_FEWEST_DIGITS = 8
+_CARD = re.compile(
+    r"(?<![\w-])\d{4}[ -]?"
+    r"(?:\d{4}[ -]?\d{4}[ -]?\d{1,4}(?:[ -]?\d{1,3})?|\d{6}[ -]?\d{5})(?![\w-])"
+)
+
+
+BLANK = re.compile(r"\[(email|phone|card|order|account|number|address)\]")
+"""What stands where personal data was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """A text without personal data, and the kinds that it held."""
+
+    text: str
+    kinds: tuple[str, ...] = ()
+
+
+def scrub(text: str) -> Scrubbed:
+    """Put `[phone]`, `[email]`, … in the place of personal data."""
+    kinds: list[str] = []
+    for start, end, kind in sorted(_found(text), reverse=True):
+        text = f"{text[:start]}[{kind}]{text[end:]}"
+        kinds.append(kind)
+    return Scrubbed(text, tuple(dict.fromkeys(reversed(kinds))))
+
+
+def scrub_prompt(prompt: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """The prompt with people's own words scrubbed: the history and the question at its end.
+
+    A prompt without personal data stays as it is, byte for byte.
+    """
+    if not prompt:
+        return ()
+    *earlier, last = prompt
+    before, question = split_question(last.content)
+    return (
+        *(message if message.role == "system" else _scrubbed(message) for message in earlier),
+        replace(last, content=before + scrub(question).text),
+    )
+
+
+def _scrubbed(message: ChatMessage) -> ChatMessage:
+    return replace(message, content=scrub(message.content).text)
+
+
+def _found(text: str) -> list[tuple[int, int, str]]:
+    """Where personal data stands, without overlaps; the first kind to claim a place has it."""
+    taken: list[tuple[int, int, str]] = []
+    for start, end, kind in (*_cards(text), *_phones(text), *_by_pattern(text)):
+        if all(end <= other[0] or other[1] <= start for other in taken):
+            taken.append((start, end, kind))
+    return taken
+
+
+def _by_pattern(text: str) -> Iterator[tuple[int, int, str]]:
+    for kind, pattern in _PATTERNS:
+        group = "it" if "it" in pattern.groupindex else 0
+        for match in pattern.finditer(text):
+            yield *match.span(group), kind
+
+
+def _cards(text: str) -> Iterator[tuple[int, int, str]]:
+    for match in _CARD.finditer(text):
+        if _passes_luhn(match.group()):
+            yield *match.span(), "card"
+
+
+def _passes_luhn(text: str) -> bool:
+    """Whether the last digit checks the others, as on every bank card (ISO/IEC 7812-1)."""
+    digits = [int(char) for char in reversed(text) if char.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0
+
+
+def _phones(text: str) -> Iterator[tuple[int, int, str]]:
+    if sum(char.isdigit() for char in text) < _FEWEST_DIGITS:
+        return
+    for region in _REGIONS:
+        for match in phonenumbers.PhoneNumberMatcher(text, region):
+            if sum(char.isdigit() for char in match.raw_string) >= _FEWEST_DIGITS:
+                yield match.start, match.end, "phone"

@@ -1,0 +1,427 @@
+"""A run from state to state: each step is one function, and may be done again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydantic import ValidationError
+
+from core.errors import AdapterRejected, ConfigError, DataError, StoreError, TrainingFailed
+from training.charts import History, draw
+from training.dataset import Frozen, RunStage, load_frozen, remove_frozen
+from training.launchers import Job, JobState, Launcher
+from training.lease import LeaseLost
+from training.llamafactory import check_ended, llamafactory_job, to_yaml, write_recipe
+from training.progress import ProgressReader, TrainingProgress, Watch
+from training.runs import Run, Runs, RunState
+from training.seal import check_seal, put_seal
+from training.train import TrainingPlan, check_plan
+
+if TYPE_CHECKING:
+    from training.gate import GateResult
+
+log = structlog.get_logger()
+
+CHART = "training.png"
+ENOUGH_BYTES = 1_000_000_000
+KEPT_RUNS = 5
+_LOOK_SECONDS = 2.0
+# What a shell says of a command that was ended by SIGKILL or SIGTERM: by whoever needed the memory
+# or the machine, and not by anything in the run itself.
+_KILLED = (137, 143)
+
+OnProgress = Callable[[Run, TrainingProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a training may take, how long be silent, and how often it may be begun anew."""
+
+    timeout_seconds: float
+    stall_seconds: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What becomes of an adapter once it is trained; each may be called again for the same run.
+
+    `evaluate` is the gate. `register` gives the adapter its name, `start_canary` has it answer
+    some people, and `judge_canary` says how that ended: `PROMOTED`, `ROLLED_BACK`, or None for not
+    yet.
+    """
+
+    evaluate: Callable[[Run], Awaitable[GateResult]]
+    register: Callable[[Run], Awaitable[str]]
+    start_canary: Callable[[Run], Awaitable[None]]
+    judge_canary: Callable[[Run], Awaitable[RunState | None]]
+
+
+class Steps:
+    """Knows what to do next with a run."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        launcher: Launcher,
+        release: Release,
+        *,
+        freeze: Callable[[RunStage, str], Awaitable[Frozen]],
+        plan: Callable[[Run, Frozen], TrainingPlan],
+        datasets: Path,
+        limits: Limits,
+        who: str = "scheduler",
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        on_progress: OnProgress = lambda run, progress: None,
+    ) -> None:
+        """`freeze` makes a dataset below `datasets` of the pool as it is, for a stage and recipe.
+
+        `now` gives the moments that are written down, `clock` measures how long something takes.
+        """
+        self._runs = runs
+        self._launcher = launcher
+        self._release = release
+        self._freeze_pool = freeze
+        self._plan = plan
+        self._datasets = datasets
+        self._limits = limits
+        self._who = who
+        self._now = now
+        self._clock = clock
+        self._on_progress = on_progress
+
+    async def advance(self, run: Run) -> Run:
+        """Do the next step; the run as it is then, unchanged where it has to wait.
+
+        Raises `RunMoved` and `LeaseLost` where somebody else has taken the run over.
+        """
+        step = {
+            RunState.COLLECTING: self._freeze,
+            RunState.FROZEN: self._begin,
+            RunState.TRAINING: self._train,
+            RunState.EVALUATING: self._evaluate,
+            RunState.CANARY: self._try_out,
+        }.get(run.state)
+        return run if step is None else await step(run)
+
+    async def _freeze(self, run: Run) -> Run:
+        await self._tidy()
+        try:
+            frozen = await self._freeze_pool(run.stage, run.recipe)
+        except DataError as exc:
+            return await self._reject(run, str(exc))
+        manifest = frozen.manifest
+        counts = {
+            "train": manifest.count("train"),
+            "held_out": manifest.count("held_out"),
+            "anchors": manifest.anchors,
+        }
+        return await self._move(
+            run,
+            RunState.FROZEN,
+            detail={**counts, "left_out": len(manifest.left_out)},
+            frozen=frozen,
+            dataset=manifest.digest,
+            figures={**run.figures, "pairs": {**counts, "split_by": manifest.split_by}},
+        )
+
+    async def _begin(self, run: Run) -> Run:
+        """Give the run a folder that nothing was in before: LLaMA-Factory resumes from an old one.
+
+        A plan that cannot work is refused here, before anything slow begins.
+        """
+        if await self._runs.lost_pairs(run):
+            return await self._collect_again(run)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(run.folder).free < ENOUGH_BYTES:
+            log.warning("no_room_to_train", run=run.id, advice="make room on the disk")
+            return run
+        fresh = dataclasses.replace(run, attempts=run.attempts + 1)
+        await asyncio.to_thread(shutil.rmtree, fresh.attempt, ignore_errors=True)
+        try:
+            plan = await self._planned(fresh)
+            await asyncio.to_thread(check_plan, plan)
+        except (ConfigError, DataError) as exc:
+            return await self._reject(run, str(exc))
+        return await self._move(
+            run,
+            RunState.TRAINING,
+            detail={"recipe": _digest(plan.keys), "base": str(plan.keys["model_name_or_path"])},
+            attempts=fresh.attempts,
+        )
+
+    async def _train(self, run: Run) -> Run:
+        """Start the training, or find the one that was started, and stay with it until it ends."""
+        try:
+            plan = await self._planned(run)
+        except (ConfigError, DataError) as exc:
+            return await self._reject(run, str(exc))
+        job = _job(run, plan)
+        state = (await self._launcher.status(job)).state
+        if state is JobState.GONE:
+            return await self._try_again(run, "it was gone")
+        if state is JobState.NEW:
+            if await self._runs.lost_pairs(run):
+                return await self._collect_again(run)
+            write_recipe(plan.command, plan.keys, run.attempt)
+            await self._launcher.submit(job)
+        try:
+            if not await self._stay_with(run, job):
+                _remove(run.output)
+                return await self._runs.get(run.id)
+            status = await self._launcher.status(job)
+            if status.state is JobState.GONE or status.code in _KILLED:
+                return await self._try_again(run, "it was killed")
+            check_ended(plan.command, plan.keys, status, job.log)
+            output = await self._launcher.fetch(job, plan.output)
+            figures = await asyncio.to_thread(_finish, run, plan, output)
+        except TrainingFailed as exc:
+            return await self._reject(run, str(exc))
+        return await self._move(
+            run,
+            RunState.EVALUATING,
+            detail=figures,
+            figures={**run.figures, "training": figures},
+        )
+
+    async def _stay_with(self, run: Run, job: Job) -> bool:
+        """Follow the job to its end; false where the run was cancelled meanwhile.
+
+        Whatever ends this ends the job, but for a lease that was lost: its new holder has the job.
+        Where it is us who are ended, nothing half-done stays, and the next start begins anew.
+        """
+        stop = forget = True
+        try:
+            followed = await self._follow(run, job)
+            forget = False
+        except LeaseLost:
+            stop = False
+            raise
+        except TrainingFailed:
+            forget = False
+            raise
+        finally:
+            if stop:
+                await self._launcher.stop(job)
+                if forget:
+                    _remove(run.attempt)
+        return followed
+
+    async def _follow(self, run: Run, job: Job) -> bool:
+        reader, watch = ProgressReader(), Watch()
+        limits = self._limits
+        started = spoken = looked = self._clock()
+        async with aclosing(self._launcher.logs(job)) as logs:
+            async for words in logs:
+                now = self._clock()
+                for progress in reader.feed(words):
+                    watch.check(progress)
+                    self._on_progress(run, progress)
+                if words:
+                    spoken = now
+                if now - spoken > limits.stall_seconds:
+                    raise TrainingFailed(
+                        f"The training of {run.id} said nothing for {limits.stall_seconds / 60:g} "
+                        f"minutes and was stopped. See {job.log}, or raise training.stall_minutes."
+                    )
+                if now - started > limits.timeout_seconds:
+                    raise TrainingFailed(
+                        f"The training of {run.id} took longer than "
+                        f"{limits.timeout_seconds / 60:g} minutes and was stopped. Raise "
+                        f"training.timeout_minutes, or see {job.log}."
+                    )
+                if now - looked >= _LOOK_SECONDS:
+                    looked = now
+                    if not await self._is_training(run):
+                        return False
+        for progress in reader.feed(b"", last=True):
+            watch.check(progress)
+            self._on_progress(run, progress)
+        return True
+
+    async def _is_training(self, run: Run) -> bool:
+        """Whether nobody has cancelled the run; a database that is away for a moment has not."""
+        try:
+            return await self._runs.state(run.id) is RunState.TRAINING
+        except StoreError as exc:
+            log.warning("run_not_looked_at", run=run.id, problem=str(exc))
+            return True
+
+    async def _evaluate(self, run: Run) -> Run:
+        """Ask the gate; what passes goes on, and what cannot be told goes to an operator."""
+        if await self._runs.lost_pairs(run):
+            return await self._collect_again(run)
+        try:
+            await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
+            result = await self._release.evaluate(run)
+        # A measurement that LLaMA-Factory breaks off ends the same way the next time.
+        except (AdapterRejected, TrainingFailed) as exc:
+            return await self._reject(run, str(exc))
+        gate = [dataclasses.asdict(figure) for figure in result.figures]
+        to = {
+            "passed": RunState.CANARY,
+            "needs_approval": RunState.AWAITING_APPROVAL,
+            "failed": RunState.REJECTED,
+        }[result.verdict]
+        return await self._move(
+            run, to, detail={"gate": result.verdict}, figures={**run.figures, "gate": gate}
+        )
+
+    async def _try_out(self, run: Run) -> Run:
+        """Let the adapter answer some people, and see how they like it."""
+        if not run.adapter:
+            if await self._runs.lost_pairs(run):
+                return await self._reject(run, "Somebody whose words it was trained on was erased.")
+            try:
+                name = await self._release.register(run)
+            except AdapterRejected as exc:
+                return await self._reject(run, str(exc))
+            run = dataclasses.replace(run, adapter=name)
+            await self._release.start_canary(run)
+            # Noted last: until then a crash lets both be done again.
+            await self._runs.note(dataclasses.replace(run, adapter=""), adapter=name)
+        outcome = await self._release.judge_canary(run)
+        return run if outcome is None else await self._move(run, outcome)
+
+    async def _try_again(self, run: Run, how: str) -> Run:
+        """Another attempt in a fresh folder, unless there were too many."""
+        await asyncio.to_thread(_remove, run.output)
+        if run.attempts >= self._limits.attempts:
+            return await self._reject(
+                run,
+                f"The training ended {run.attempts} times before its end: {how}. Is the memory "
+                f"enough? See {run.attempt}.",
+            )
+        log.warning("run_interrupted", run=run.id, attempt=run.attempts, how=how)
+        return await self._move(
+            run, RunState.TRAINING, detail={"why": how}, attempts=run.attempts + 1
+        )
+
+    async def _collect_again(self, run: Run) -> Run:
+        """Leave out what is no longer in the pool: dataset and adapter are made without it."""
+        await asyncio.to_thread(self._forget, run)
+        return await self._move(
+            run, RunState.COLLECTING, detail={"why": "pairs were erased"}, dataset=""
+        )
+
+    async def _tidy(self) -> None:
+        """Keep what the last runs left on disk; registered adapters lie elsewhere."""
+        past = await self._runs.all()
+        kept, old = past[:KEPT_RUNS], past[KEPT_RUNS:]
+        needed = {run.dataset[:16] for run in kept}
+        gone = [run.folder for run in old]
+        gone += [folder for folder in self._datasets.glob("*") if folder.name not in needed]
+        await asyncio.to_thread(_remove, *gone)
+
+    def _forget(self, run: Run) -> None:
+        remove_frozen(self._datasets / run.dataset[:16])
+        _remove(run.folder)
+
+    async def _planned(self, run: Run) -> TrainingPlan:
+        frozen = await asyncio.to_thread(load_frozen, self._datasets / run.dataset[:16])
+        return self._plan(run, frozen)
+
+    async def _reject(self, run: Run, problem: str) -> Run:
+        log.warning("run_rejected", run=run.id, state=run.state)
+        return await self._move(run, RunState.REJECTED, problem=problem)
+
+    async def _move(self, run: Run, to: RunState, **changes: Any) -> Run:
+        moved = await self._runs.move(run, to, who=self._who, now=self._now(), **changes)
+        log.info("run_moved", run=run.id, before=run.state, after=to, attempt=moved.attempts)
+        return moved
+
+
+async def forget_pairs(runs: Runs, datasets: Path, pairs: Collection[str]) -> list[str]:
+    """Delete the files that hold these pairs, of people who were erased; the runs that had them.
+
+    A run under way notices by itself that pairs are gone, and begins again without them.
+    """
+    found = await runs.with_pairs(pairs)
+    for run in found:
+        if run.ended:
+            # LLaMA-Factory's log shows rows, too.
+            await asyncio.to_thread(_remove, run.folder)
+        await asyncio.to_thread(remove_frozen, datasets / run.dataset[:16])
+    return [run.id for run in found]
+
+
+def _job(run: Run, plan: TrainingPlan) -> Job:
+    return llamafactory_job(
+        plan.command,
+        plan.keys,
+        run.attempt,
+        name=f"{run.id}-{run.attempts}",
+        program=plan.program,
+    )
+
+
+def _finish(run: Run, plan: TrainingPlan, output: Path) -> dict[str, float]:
+    """Draw the curves, seal the files, and count up; `TrainingFailed` for curves gone wrong."""
+    history = _log_history(output)
+    watch = Watch()
+    for point in history:
+        watch.check(TrainingProgress(int(point.get("step", 0)), 0, None, _numbers(point)))
+    points = [point for point in history if "loss" in point]
+    try:
+        draw(History.model_validate({"dpo": points}), (), run.attempt / CHART)
+    except ValidationError as exc:
+        raise TrainingFailed(f"The training's history in {str(output)!r} is odd: {exc}.") from exc
+    put_seal(
+        output,
+        run=run.id,
+        attempt=run.attempts,
+        dataset=run.dataset,
+        base=str(plan.keys["model_name_or_path"]),
+        recipe=_digest(plan.keys),
+    )
+    return _summary(history)
+
+
+def _summary(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How the training ended, in a few figures."""
+    points = [point for point in history if "loss" in point] or [{}]
+    last = points[-1]
+    runtime = [point["train_runtime"] for point in history if "train_runtime" in point]
+    found = {
+        "steps": last.get("step"),
+        "loss": last.get("loss"),
+        "reward_accuracy": last.get("rewards/accuracies"),
+        "reward_margin": last.get("rewards/margins"),
+        "seconds": runtime[-1] if runtime else None,
+    }
+    return {name: round(float(value), 4) for name, value in found.items() if value is not None}
+
+
+def _log_history(output: Path) -> list[dict[str, Any]]:
+    try:
+        state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
+        return list(state["log_history"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise TrainingFailed(
+            f"The training left no readable trainer_state.json in {str(output)!r} ({exc!r})."
+        ) from exc
+
+
+def _numbers(point: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in point.items() if isinstance(value, int | float)}
+
+
+def _digest(keys: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_yaml(keys).encode()).hexdigest()
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
