@@ -8,10 +8,12 @@ import secrets
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -35,28 +37,37 @@ from core.opening import (
     take_up,
     use_settings,
 )
-from core.printing import Json, err, out, print_json, print_rows, run
+from core.printing import Json, err, out, print_json, print_rows
+from core.running import run
 from core.settings import Settings, at_root
-from training.commands import data, evaluation, models, train
+from training.commands import adapters, data, evaluation, models, pairs, runs, train
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from bots.bot import Bot
+    from bots.bot import Bot, Intake, Prepare, Status
     from bots.lanes import Lanes
-    from bots.telegram.front import Telegram
+    from bots.slack import front as slack_front
+    from bots.telegram.front import Access, Telegram
     from bots.telegram.polling import Polling
+    from bots.telegram.webhook import Hook, Webhook
     from bots.terminal import Expert
     from bots.web.desk import Desk
+    from bots.web.health import HealthCheck
+    from core.backup import Place
     from core.colours import ColourVision
+    from core.doctor import Finding, Probe
     from core.engine import Engine
     from core.inbox import Inbox
     from core.index import Index, IndexFolder
+    from core.messages import Platform
     from core.model import OpenAIChatModel
+    from core.privacy import Pseudonyms
     from core.registry import Registry
     from core.retrieval import Retriever
     from core.store import Store
     from core.vision import ClipVision
+    from training.loop import Loop
     from training.servers.embedded import ServerOptions
 
 # Modules that load torch are imported where they are needed: `solemate --help` takes no second.
@@ -178,7 +189,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Check everything an answer needs, and say what to do about it."""
     from core.doctor import Health, examine
 
-    findings = run(examine(context.obj))
+    findings = run(examine(context.obj, _probes(context.obj)))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -192,6 +203,61 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def backup(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to; default: backups in the state folder.")
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(min=0, help="Delete backups there that are older than this.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Back up the database, adapters and secrets into one checked file, while all runs."""
+    from core.backup import back_up
+
+    settings: Settings = context.obj
+    with err.status("Backing up…"):
+        place, target = _backed_up(settings), folder or settings.state / "backups"
+        made = run(back_up(place, target, keep_days=keep_days))
+    if as_json:
+        print_json({**asdict(made), "file": str(made.file)})
+        return
+    out.print(f"{made.file} holds {made.files} files in {made.size / 1e6:.1f} MB, read again.")
+    if folder is None:
+        out.print("It lies on the disk that it is to save you from losing: copy it elsewhere.")
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    check: Annotated[bool, typer.Option("--check", help="Only read it to its end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in place of the database and state; whoever was erased since stays erased."""
+    from core.backup import check_backup
+    from core.restore import restore as restore_from
+
+    if check:
+        manifest = check_backup(file)
+        made_at = datetime.fromtimestamp(manifest.made_at).astimezone()
+        found = {"made_at": made_at.isoformat(timespec="seconds"), "files": len(manifest.files)}
+        print_rows([found], as_json)
+        return
+    with err.status("Restoring…"):
+        done = run(restore_from(_backed_up(context.obj), file))
+    if as_json:
+        print_json({**asdict(done), "set_aside": str(done.set_aside) if done.set_aside else None})
+        return
+    out.print(f"Restored {done.files} files; {done.erased_again} people were erased again.")
+    if done.set_aside is not None:
+        out.print(f"What was there lies in {done.set_aside}: delete it when all is well.")
+    if not done.audit_whole:
+        err.print("The backup's audit has been changed since it was written.", style="red")
+
+
 # --- knowledge and figures ---
 
 kb = typer.Typer(no_args_is_help=True, help="The knowledge base and its index.")
@@ -200,7 +266,10 @@ for name, group in (
     ("data", data.group),
     ("eval", evaluation.group),
     ("models", models.group),
+    ("pairs", pairs.group),
+    ("runs", runs.group),
     ("train", train.group),
+    ("adapters", adapters.group),
 ):
     app.add_typer(group, name=name)
 
@@ -348,7 +417,8 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
         index, retriever = await open_retriever(settings)
         vision = open_vision(settings)
         model = await stack.enter_async_context(open_model(settings))
-        registry = Registry(model, settings.model.base_model, live)
+        key = _secret(settings.state / "routing-secret").encode()
+        registry = Registry(model, settings.model.base_model, live, store=store, key=key)
         await stack.enter_async_context(registry.reconciling())
         engine = Engine(
             store=store,
@@ -428,15 +498,15 @@ async def some_expert(settings: Settings) -> AsyncIterator[Expert]:
 
 
 async def _up(settings: Settings) -> None:
-    import uvicorn
-
     from bots.feeds import Feeds
     from bots.lanes import Allowance, Lanes, Limits
     from bots.web.desk import Desk
+    from bots.web.server import web_server
     from core.inbox import Inbox
     from core.messages import Platform
     from core.ports import listening
 
+    hook = _telegram_hook(settings)
     async with AsyncExitStack() as stack:
         with err.status("Starting the model…"):
             # The page's port is ours before anything slow begins, and until all has ended.
@@ -454,9 +524,15 @@ async def _up(settings: Settings) -> None:
         bots: dict[Platform, Bot] = dict.fromkeys(
             (Platform.WEB, Platform.API, Platform.TERMINAL), feeds
         )
+        prepare: dict[Platform, Prepare] = {}
         telegram = await _open_telegram(stack, settings, opened.store, inbox)
         if telegram is not None:
             bots[Platform.TELEGRAM] = telegram.answers
+            prepare[Platform.TELEGRAM] = telegram.photos.prepare
+        slack = await _open_slack(stack, settings, opened.store, inbox)
+        if slack is not None:
+            bots[Platform.SLACK] = slack.answers
+            prepare[Platform.SLACK] = slack.reading.prepare
         lanes = Lanes(
             inbox=inbox,
             store=opened.store,
@@ -468,6 +544,7 @@ async def _up(settings: Settings) -> None:
                 )
             ),
             width=limits.lanes,
+            prepare=prepare,
         )
         desk = Desk(
             opened.store,
@@ -478,20 +555,21 @@ async def _up(settings: Settings) -> None:
             photo_limits(settings),
             settings.conversation.expire_minutes * 60,
         )
-        polling = None if telegram is None else _polling(settings, telegram, lanes, opened.engine)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                _web(settings, opened, desk, polling),
-                log_config=None,
-                # Whoever calls could write another address into them, and escape its limits.
-                proxy_headers=False,
-                timeout_graceful_shutdown=5,
-            )
+        loop = await _open_loop(stack, settings, opened.store)
+        intakes: dict[Platform, Intake] = {}
+        if telegram is not None:
+            intakes[Platform.TELEGRAM] = _telegram_calls(settings, telegram, lanes, opened, hook)
+        if slack is not None:
+            intakes[Platform.SLACK] = _slack_intake(settings, slack, lanes, opened.engine)
+        server = web_server(
+            _web(settings, opened, desk, intakes),
+            trusted_proxies=[str(one) for one in settings.web.trusted_proxies],
         )
         async with lanes.running(), asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(_chores(settings, opened, inbox))]
-            if polling is not None:
-                background.append(tasks.create_task(polling.run()))
+            background += [tasks.create_task(intake.run()) for intake in intakes.values()]
+            if loop is not None:
+                background.append(tasks.create_task(loop.schedule.run()))
             address = settings.web.public_url or settings.web.address
             out.print(f"Solemate is ready: [bold]{address}[/bold]  (Ctrl-C stops)")
             await server.serve(sockets=[listener])
@@ -499,39 +577,166 @@ async def _up(settings: Settings) -> None:
                 task.cancel()
 
 
+async def _open_loop(stack: AsyncExitStack, settings: Settings, store: Store) -> Loop | None:
+    """What trains on people's thumbs, open as long as `stack`; None where it is not installed."""
+    try:
+        from training.loop import opened_loop
+    except ImportError as exc:
+        log.warning("no_training", missing=exc.name, advice="install the extra `train`")
+        return None
+    return await stack.enter_async_context(opened_loop(settings, store))
+
+
 async def _open_telegram(
     stack: AsyncExitStack, settings: Settings, store: Store, inbox: Inbox
 ) -> Telegram | None:
     """The connection to Telegram, open as long as `stack`; None without a token."""
-    token = settings.secrets.TELEGRAM_BOT_TOKEN
+    access = _telegram_access(settings)
+    if access is None:
+        return None
+    from bots.telegram.front import open_telegram
+
+    return await stack.enter_async_context(
+        open_telegram(
+            access,
+            store=store,
+            inbox=inbox,
+            pseudonyms=pseudonyms(settings),
+            max_photo_bytes=settings.vision.max_bytes,
+        )
+    )
+
+
+def _telegram_access(settings: Settings) -> Access | None:
+    """How Telegram is reached; None without a token."""
+    token, chosen = settings.secrets.TELEGRAM_BOT_TOKEN, settings.telegram
     if token is None:
         return None
-    from bots.telegram.front import Access, open_telegram
+    from bots.telegram.front import Access
     from bots.telegram.people import Guests
 
-    chosen = settings.telegram
     guests = Guests(
         frozenset(chosen.allowed_users),
         frozenset(chosen.allowed_chats),
         frozenset(chosen.operators),
     )
-    access = Access(token.get_secret_value(), chosen.base_url, chosen.base_file_url, guests)
-    return await stack.enter_async_context(open_telegram(access, store=store, inbox=inbox))
+    return Access(token.get_secret_value(), chosen.base_url, chosen.base_file_url, guests)
 
 
-def _polling(settings: Settings, telegram: Telegram, lanes: Lanes, engine: Engine) -> Polling:
-    """What takes Telegram's messages in."""
-    from bots.telegram.commands import Privacy
+def _probes(settings: Settings) -> dict[str, Probe]:
+    """What looks at the platforms that are switched on."""
+    probes: dict[str, Probe] = {}
+    if settings.secrets.TELEGRAM_BOT_TOKEN is not None:
+        probes["telegram"] = lambda: _examine_telegram(settings)
+    if settings.secrets.SLACK_BOT_TOKEN is not None:
+        probes["slack"] = lambda: _examine_slack(settings)
+    return probes
 
-    return telegram.polling(
-        lanes,
-        engine,
-        privacy=Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats),
-        max_photo_bytes=settings.vision.max_bytes,
+
+async def _examine_slack(settings: Settings) -> Finding:
+    from bots.slack.probe import examine_slack
+
+    access = _slack_access(settings)
+    assert access is not None, "there is a token"
+    return await examine_slack(access)
+
+
+async def _examine_telegram(settings: Settings) -> Finding:
+    from bots.telegram.probe import examine_telegram
+
+    access = _telegram_access(settings)
+    assert access is not None, "there is a token"
+    return await examine_telegram(access, _telegram_hook(settings))
+
+
+def _telegram_hook(settings: Settings) -> Hook | None:
+    """Where Telegram is to call us; None where we poll, and without a token."""
+    chosen, secrets_ = settings.telegram, settings.secrets
+    if secrets_.TELEGRAM_BOT_TOKEN is None or chosen.mode != "webhook":
+        return None
+    from bots.telegram.webhook import PATH, check_hook
+
+    secret = secrets_.TELEGRAM_WEBHOOK_SECRET
+    return check_hook(
+        chosen.webhook_url or f"{settings.web.public_url.rstrip('/')}{PATH}",
+        secret.get_secret_value() if secret else "",
+        official=chosen.base_url.startswith("https://api.telegram.org/"),
     )
 
 
-def _web(settings: Settings, opened: Opened, desk: Desk, polling: Polling | None) -> FastAPI:
+def _telegram_calls(
+    settings: Settings, telegram: Telegram, lanes: Lanes, opened: Opened, hook: Hook | None
+) -> Polling | Webhook:
+    """What takes Telegram's messages in."""
+    from bots.telegram.commands import Privacy
+    from bots.telegram.front import Host
+
+    def live() -> str:
+        adapter = opened.registry.live
+        return adapter.name if adapter else settings.model.base_model
+
+    host = Host(
+        lanes,
+        opened.engine,
+        Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats),
+        live,
+    )
+    return telegram.polling(host) if hook is None else telegram.webhook(host, hook)
+
+
+async def _open_slack(
+    stack: AsyncExitStack, settings: Settings, store: Store, inbox: Inbox
+) -> slack_front.Slack | None:
+    """The connection to Slack, open as long as `stack`; None without a token."""
+    access = _slack_access(settings)
+    if access is None:
+        return None
+    from bots.slack.front import open_slack
+
+    return await stack.enter_async_context(
+        open_slack(access, store=store, inbox=inbox, pseudonyms=pseudonyms(settings))
+    )
+
+
+def _slack_access(settings: Settings) -> slack_front.Access | None:
+    """How Slack is reached; None without a token."""
+    chosen, kept = settings.slack, settings.secrets
+    if kept.SLACK_BOT_TOKEN is None:
+        return None
+    from bots.slack.front import Access
+    from bots.slack.people import Guests
+
+    return Access(
+        bot_token=kept.SLACK_BOT_TOKEN.get_secret_value(),
+        app_token=kept.SLACK_APP_TOKEN.get_secret_value() if kept.SLACK_APP_TOKEN else "",
+        signing_secret=(
+            kept.SLACK_SIGNING_SECRET.get_secret_value() if kept.SLACK_SIGNING_SECRET else ""
+        ),
+        base_url=chosen.base_url,
+        mode=chosen.mode,
+        guests=Guests(
+            frozenset(chosen.allowed_teams),
+            frozenset(chosen.allowed_channels),
+            frozenset(chosen.operators),
+        ),
+        max_photo_bytes=settings.vision.max_bytes,
+        expire_seconds=settings.conversation.expire_minutes * 60,
+    )
+
+
+def _slack_intake(
+    settings: Settings, slack: slack_front.Slack, lanes: Lanes, engine: Engine
+) -> Intake:
+    """What takes Slack's messages in."""
+    from bots.slack.home import Privacy
+
+    privacy = Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats)
+    return slack.intake(lanes, engine, privacy=privacy)
+
+
+def _web(
+    settings: Settings, opened: Opened, desk: Desk, intakes: Mapping[Platform, Intake]
+) -> FastAPI:
     """The API with the chat page on it."""
     from bots.web.api import ApiOptions, create_api
     from bots.web.chat import mount_chat
@@ -553,18 +758,16 @@ def _web(settings: Settings, opened: Opened, desk: Desk, polling: Polling | None
     async def adapter() -> PartHealth:
         return await adapter_health(opened.registry)
 
-    parts = {"index": index, "vision": vision, "model": model, "adapter": adapter}
-    if polling is not None:
-        status = polling.status
-
-        async def telegram() -> PartHealth:
-            now = time.monotonic()
-            problem = status.complaint(now)
-            condition = Condition.DEGRADED if problem else Condition.OK
-            quiet = round(status.quiet_seconds(now), 1)
-            return PartHealth(condition, problem, {"quiet_seconds": quiet})
-
-        parts["telegram"] = telegram
+    parts: dict[str, HealthCheck] = {
+        "index": index,
+        "vision": vision,
+        "model": model,
+        "adapter": adapter,
+    }
+    for platform, intake in intakes.items():
+        parts[platform] = _watched(desk, platform, intake.status)
+    desk.lanes.metrics.watch_route(lambda: opened.registry.route)
+    desk.lanes.metrics.watch_machine(settings.state)
     app = create_api(
         desk,
         parts=parts,
@@ -575,12 +778,29 @@ def _web(settings: Settings, opened: Opened, desk: Desk, polling: Polling | None
             allowed_origins=tuple(settings.web.allowed_origins),
         ),
     )
+    for intake in intakes.values():
+        # Before the page, whose application takes every other path.
+        app.router.routes += intake.routes
     mount_chat(
         app,
         desk,
         storage_secret=_secret(settings.state / "page-secret"),
     )
     return app
+
+
+def _watched(desk: Desk, platform: Platform, status: Status) -> HealthCheck:
+    """A platform's health check; its figures are shown from now on, too."""
+    from bots.web.health import PartHealth, intake_health
+
+    desk.lanes.metrics.watch_platform(
+        platform, lambda: status.complaint, lambda: status.quiet_seconds
+    )
+
+    async def check() -> PartHealth:
+        return intake_health(status)
+
+    return check
 
 
 async def _chores(settings: Settings, opened: Opened, inbox: Inbox) -> None:
@@ -596,9 +816,13 @@ async def _chores(settings: Settings, opened: Opened, inbox: Inbox) -> None:
 
 async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
     """Delete what is too old; a disk that is full now may have room the next time."""
+    from training.adapters import Adapters
+
     try:
         await inbox.forget_done(older_than_seconds=7 * 86400)
         await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
+        trained = Adapters(store, settings.state / "adapters", settings.model.adapter)
+        await trained.retire_flagged(now=time.time())
     except StoreError as exc:
         log.warning("nothing_forgotten", problem=str(exc))
 
@@ -609,7 +833,8 @@ async def _serve_with_adapter(settings: Settings, options: ServerOptions) -> Non
     A server that `up` starts again and again must come up whatever has become of the adapter.
     """
     from core.errors import AdapterRejected
-    from core.registry import check_adapter, live_adapter
+    from core.lora import check_adapter
+    from core.registry import live_adapter
     from training.servers.embedded import serve as serve_embedded
 
     live = live_adapter(settings.model)
@@ -641,10 +866,11 @@ async def _ask(
 
 
 async def _chat(settings: Settings) -> None:
+    from bots.keyboard import typed_line
     from bots.terminal import chat as chat_with
 
     async with some_expert(settings) as expert:
-        await chat_with(expert, out, out.input)
+        await chat_with(expert, out, partial(typed_line, out))
 
 
 async def _tag(settings: Settings, photos: Sequence[Path], as_json: bool) -> None:
@@ -774,6 +1000,19 @@ def _photo_bytes(path: Path, settings: Settings) -> bytes:
         raise ImageRejected(
             f"The photo {str(path)!r} cannot be read: {exc.strerror}.", code="photo_broken"
         ) from exc
+
+
+def pseudonyms(settings: Settings) -> Pseudonyms:
+    """What people of chat platforms are called in the store: the same as long as its folder."""
+    from core.privacy import Pseudonyms
+
+    return Pseudonyms(_secret(settings.state / "people-secret").encode())
+
+
+def _backed_up(settings: Settings) -> Place:
+    from core.backup import Place
+
+    return Place(settings.database.address, settings.state)
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

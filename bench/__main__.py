@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import first_token, model_server, own_time, search, tagging, throughput
+from bench import first_token, model_server, own_time, search, tagging, throughput, training_run
 from bench.effort import FULL, QUICK, Effort
 from bench.expert import Expert, workplace
 from bench.figures import Figure, to_json, to_table
@@ -26,6 +26,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "photos": tagging.measure,
     "search": search.measure,
     "many conversations": throughput.measure,
+    "a training run": training_run.measure,
 }
 
 out = Console()

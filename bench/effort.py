@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Effort:
     """How often each thing is done, the slow ones `few` times; `warm_up` questions do not count.
 
+    No training is measured where it has no steps: its start alone takes half a minute.
+
     `sizes` are numbers of passages, the first one is what the others are compared with.
     """
 
@@ -21,6 +23,7 @@ class Effort:
     searches: int
     conversations: int
     rounds: int
+    training_steps: int
 
 
 FULL = Effort(
@@ -33,6 +36,7 @@ FULL = Effort(
     searches=100,
     conversations=64,
     rounds=6,
+    training_steps=40,
 )
 QUICK = Effort(
     warm_up=1,
@@ -44,4 +48,5 @@ QUICK = Effort(
     searches=3,
     conversations=4,
     rounds=2,
+    training_steps=0,
 )

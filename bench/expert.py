@@ -42,7 +42,7 @@ class Expert:
         """How texts are indexed; without a dense leg where no embedder has been shipped."""
         analyzer = Analyzer(load_lexicon(at_root("data/synonyms.txt")))
         folder = at_root(self.settings.retrieval.embedding_model)
-        return Recipe(analyzer, open_embedder(str(folder) if folder.is_dir() else "", "cpu"))
+        return Recipe(analyzer, open_embedder(str(folder) if folder.is_dir() else "", "cpu"), "cpu")
 
     @cached_property
     def index(self) -> Index:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp
 
 from core.errors import ModelUnavailable
 from core.logs import configure_logs
+from core.ports import listening
 
 HOST = "127.0.0.1"
 
@@ -24,9 +24,7 @@ Server = Callable[[], AbstractAsyncContextManager[str]]
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """The address of `app`, served in this process while the block runs."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        listener.listen(128)
+    with listening(HOST, 0, "a port of the bench") as listener:
         server = _Uvicorn(uvicorn.Config(app, lifespan="off", ws="none", log_config=None))
         server.config.load()
         task = asyncio.create_task(server.serve(sockets=[listener]))

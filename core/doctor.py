@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,8 +17,9 @@ import httpx
 
 from core.errors import AdapterRejected, ConfigError, SolemateError
 from core.knowledge import load_knowledge
+from core.lora import check_adapter
 from core.ports import port_is_free
-from core.registry import check_adapter, live_adapter
+from core.registry import live_adapter
 from core.settings import Settings, at_root
 from core.store import SAFE_SQLITE, Store
 from core.tags import load_tags
@@ -54,9 +55,23 @@ class Finding:
     advice: str = ""
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Look at every part; never raises for an ill one."""
-    return [finding async for finding in _findings(settings)]
+Probe = Callable[[], Awaitable[Finding]]
+
+
+async def examine(settings: Settings, probes: Mapping[str, Probe] | None = None) -> list[Finding]:
+    """Look at every part; never raises for an ill one.
+
+    `probes` look at parts that are not known here. One that raises `ConfigError` has an ill part.
+    """
+    found = [finding async for finding in _findings(settings)]
+    return found + [await _probed(part, probe) for part, probe in (probes or {}).items()]
+
+
+async def _probed(part: str, probe: Probe) -> Finding:
+    try:
+        return await probe()
+    except ConfigError as exc:
+        return Finding(part, Health.ILL, "not set up", str(exc))
 
 
 async def _findings(settings: Settings) -> AsyncIterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Literal
 import structlog
 
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
-from core.followup import Resolved, points_back, resolve
+from core.followup import Resolved, resolve
 from core.grounding import Ground, guarded, is_refusal, used_passages
 from core.language import language_of
 from core.messages import (
@@ -75,7 +75,7 @@ class Options:
     rounds: int
     expire_seconds: float
     min_support: float
-    rewrite: Rewrite = "carry"
+    rewrite: Rewrite
 
 
 @dataclass(slots=True)
@@ -98,6 +98,8 @@ class _Draft:
     suggestions: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     adapter: str = ""
+    asked: str = ""
+    failure: str = ""
     complete: bool = False
     vision_seconds: float = 0.0
     retrieval_seconds: float = 0.0
@@ -191,7 +193,7 @@ class Engine:
     def check(self, message: UserMessage) -> None:
         """Raise `MessageRejected` for a message that cannot be taken."""
         limit = self._options.max_characters
-        if not message.text.strip() and not message.images:
+        if not message.text.strip() and not message.photo_count:
             raise MessageRejected(
                 "The message is empty; write a question or attach a photo.", code="text_empty"
             )
@@ -203,9 +205,9 @@ class Engine:
                 length=len(message.text),
                 limit=limit,
             )
-        if len(message.images) > MAX_PHOTOS:
+        if message.photo_count > MAX_PHOTOS:
             raise MessageRejected(
-                f"The message has {len(message.images)} photos; the limit is {MAX_PHOTOS}.",
+                f"The message has {message.photo_count} photos; the limit is {MAX_PHOTOS}.",
                 code="photo_many",
                 status=413,
                 limit=MAX_PHOTOS,
@@ -255,7 +257,7 @@ class Engine:
             draft.resolved = Resolved(text, text, draft.tags)
             return
         draft.resolved = resolve(text, turns, draft.tags)
-        if rewrite == "model" and turns and points_back(text):
+        if rewrite == "model" and draft.resolved.carried:
             rewritten = await self._rewritten(draft, turns)
             if rewritten:
                 draft.resolved = replace(draft.resolved, query=rewritten)
@@ -334,6 +336,7 @@ class Engine:
                     yield event
         except ModelUnavailable as exc:
             log.warning("model_failed", error=type(exc).__name__, adapter=draft.adapter)
+            draft.asked, draft.failure = draft.adapter, type(exc).__name__
             quote = "quoted_unsure" if isinstance(exc, AnswerUnsupported) else "quoted"
             self._quote(draft, quote)
             yield Replaced(draft.text)
@@ -347,7 +350,8 @@ class Engine:
         finish, said = None, ""
         ground = _ground(draft, self._options.min_support)
         pieces = self._pieces(draft, sampling)
-        async with aclosing(pieces), aclosing(guarded(pieces, ground)) as safe:
+        shown = guarded(pieces, ground, english=draft.language == "en")
+        async with aclosing(pieces), aclosing(shown) as safe:
             async for piece in safe:
                 if not said:
                     draft.first_token_seconds = self._clock() - draft.started
@@ -429,6 +433,8 @@ class Engine:
             passages=draft.passages,
             sampling=asdict(draft.sampling) if draft.sampling else {},
             asked_at=draft.asked_at,
+            asked=draft.asked or draft.adapter,
+            failure=draft.failure,
         )
         await self._store.add_turn(turn, draft.jpegs)
         log.info(

@@ -76,6 +76,9 @@ _UNFINISHED = re.compile(
     r"|[A-Za-z0-9.,/%°+\-–~'’]+)$",
     re.IGNORECASE,
 )
+_SENTENCE_START = re.compile(r"[.!?:\n“\"]\s*")
+_SMALL_WORD = re.compile(r"[A-Za-z][a-z]+|[AaI]")
+_BEFORE_A_WORD = ' \n(“"'
 _REFUSAL = re.compile(
     r"(资料|知识|文档)(里|中|库里|库中)?(都)?(并)?(没有|没提|未提|没写|找不到|不包含)"
     r"|我(也|还|真|暂时)?不(知道|清楚|了解)|^(抱歉，|对不起，)?不(知道|清楚|了解)[。！]?$"
@@ -158,9 +161,7 @@ class Ground:
         or digit further on, as in GORE-TEX.
         """
         chinese = bool(_HAN.search(text))
-        starts = {len(text) - len(text.lstrip())} | {
-            match.end() for match in re.finditer(r"[.!?:\n“\"]\s*", text)
-        }
+        starts = _sentence_starts(text)
         for match in _NAME.finditer(text):
             word = match.group()
             if text[: match.start()].rstrip()[-1:].isdigit() and word.casefold() in _UNITS:
@@ -220,18 +221,21 @@ def used_passages(answer: str, passages: Sequence[Passage]) -> list[Passage]:
     return list(used.values())
 
 
-async def guarded(pieces: AsyncIterator[Piece], ground: Ground) -> AsyncGenerator[Piece, None]:
+async def guarded(
+    pieces: AsyncIterator[Piece], ground: Ground, *, english: bool = False
+) -> AsyncGenerator[Piece, None]:
     """Pass a model's pieces on; raise `AnswerUnsupported` before an invented one is shown.
 
-    A number or name is held back until it cannot grow any more. A refusal has no passage to stand
-    on, but its figures and names are looked at all the same.
+    A number or name is held back until it cannot grow any more, and so is any Latin word unless
+    the answer is to be in `english`, where most words are no names. A refusal has no passage to
+    stand on, but its figures and names are looked at all the same.
     """
     text = ""
     shown = settled = 0
     async for piece in pieces:
         text += piece.text
         finished = piece.finish_reason is not None
-        ready = len(text) if finished else len(_UNFINISHED.sub("", text))
+        ready = len(text) if finished else _ready(text, settled, english=english)
         if ready <= shown and not finished:
             continue
         # Sentences that were whole the last time have been looked at for good.
@@ -242,6 +246,37 @@ async def guarded(pieces: AsyncIterator[Piece], ground: Ground) -> AsyncGenerato
         yield Piece(text[shown:ready], piece.finish_reason)
         settled = _last_sentence(text[:ready], settled)
         shown = ready
+
+
+def _ready(text: str, settled: int, *, english: bool) -> int:
+    """How much of the text may be shown: up to what may still become another figure or name."""
+    unfinished = _UNFINISHED.search(text, settled)
+    if unfinished is None:
+        return len(text)
+    start = unfinished.start()
+    if english and not _HAN.search(text) and _is_plain(text[settled:], start - settled):
+        return len(text)
+    return start
+
+
+def _is_plain(text: str, start: int) -> bool:
+    """Whether the text from `start` on is the beginning of an English word that names nothing yet.
+
+    A name would need a capital or a digit further on, and a piece that brings one is held back: at
+    most a few small letters before it are shown.
+    """
+    word = text[start:]
+    if not _SMALL_WORD.fullmatch(word) or text[:start][-1:] not in _BEFORE_A_WORD:
+        return False
+    if word[0].isupper() and start not in _sentence_starts(text):
+        return False
+    return not any(number.startswith(word.casefold()) for number in _ENGLISH_NUMBERS)
+
+
+def _sentence_starts(text: str) -> set[int]:
+    return {len(text) - len(text.lstrip())} | {
+        match.end() for match in _SENTENCE_START.finditer(text)
+    }
 
 
 def _last_sentence(text: str, start: int) -> int:

@@ -45,8 +45,8 @@ class Recipe:
     """What turns chunks into an index, and questions into what is looked up in it."""
 
     analyzer: Analyzer
-    embedder: Embedder | None = None
-    device: str = "cpu"
+    embedder: Embedder | None
+    device: str
 
     @property
     def digest(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(
     r"\b(?:e\.g|i\.e|etc|approx|vs|no|mr|mrs|ms|dr|st|fig)\.$", re.IGNORECASE
 )
+_FIELDS = frozenset({"id", "title", "content", "source", "topic", "lang", "keywords"})
 _CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
 
 
@@ -107,9 +110,16 @@ class _Object:
 
     def refuse(self, name: str, problem: str) -> None:
         """Raise, naming the field's own line or, where it is missing, the object's."""
-        found = re.compile(rf'(?<!\\)"{name}"\s*:').search(self.text, self.start, self.end)
+        key = re.compile(rf'(?<!\\)"{re.escape(name)}"\s*:')
+        found = key.search(self.text, self.start, self.end)
         line = self.text.count("\n", 0, found.start() if found else self.start) + 1
         raise DataError(f"{self.path}, line {line}, field {name!r}: {problem}.")
+
+    def check_names(self) -> None:
+        """Refuse a misspelled field; others that we have no use for are left to who needs them."""
+        for name in self.fields.keys() - _FIELDS:
+            if meant := _misspelled(name, _FIELDS.difference(self.fields)):
+                self.refuse(name, f"is unknown; did you mean {meant!r}")
 
     def string(self, name: str) -> str:
         value = self.fields.get(name)
@@ -122,6 +132,13 @@ class _Object:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             self.refuse(name, f"must be a list of texts, not {value!r:.60}")
         return tuple(one.strip() for one in value if one.strip())
+
+
+@lru_cache
+def _misspelled(name: str, missing: frozenset[str]) -> str | None:
+    """Which of the missing fields a name is meant for, where it is nearly spelled like one."""
+    close = difflib.get_close_matches(name, sorted(missing), n=1, cutoff=0.75)
+    return close[0] if close and len(name) > len("id") + 1 else None
 
 
 def _objects(path: Path) -> Iterator[_Object]:
@@ -177,6 +194,7 @@ def _skip_space(text: str, start: int) -> int:
 
 
 def _chunks(item: _Object) -> Iterator[Chunk]:
+    item.check_names()
     content = item.string("content")
     if not content:
         item.refuse("content", "is missing or empty")

@@ -53,11 +53,20 @@ class Reason(StrEnum):
     OTHER = "other"
 
 
+class Winner(StrEnum):
+    """Which answer of a duel is better: the reply itself, the one beside it, or neither."""
+
+    FIRST = "first"
+    SECOND = "second"
+    NEITHER = "neither"
+
+
 @dataclass(frozen=True, slots=True)
 class UserMessage:
     """What a person sent: text, photos (bytes as received, untrusted), or both.
 
     `id` names the message on its platform: a message that comes twice has the same one.
+    `files` are addresses of photos that its platform keeps until its turn comes.
     `language` is what the person chose; without it the text decides.
     """
 
@@ -70,6 +79,12 @@ class UserMessage:
     language: Language | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def photo_count(self) -> int:
+        """How many photos came with it, fetched or not."""
+        return len(self.images) + len(self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +182,8 @@ class Turn:
     `question` is the person's own text, `query` what was searched (tags woven in, topic carried
     over). `sampling` is what the model was asked with. `photo_again` is true where a caller, who
     remembers the conversation for us, hands over this turn's photo again with the next message.
+    `asked` is the model or adapter that was asked, also where a passage stands in place of its
+    answer; `failure` then names the error.
     """
 
     reply: Reply
@@ -180,6 +197,8 @@ class Turn:
     sampling: dict[str, Any]
     asked_at: float
     photo_again: bool = False
+    asked: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +207,13 @@ class Adapter:
 
     `path` is its folder on the model server's disk, None where that server has it by itself.
     `base_model` is the model it belongs to: a folder, or a name where the weights lie elsewhere.
+    `digest` is the SHA-256 that its files had when it was registered, "" where it never was.
     """
 
     name: str
     path: Path | None
     base_model: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

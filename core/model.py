@@ -11,16 +11,15 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Literal, Protocol, Self
 
 import httpx2
 import openai
 import structlog
-from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, ValidationError
 
 from core.errors import (
@@ -45,6 +44,7 @@ RETRY_SHARE = 0.1
 """Second tries per question, so that a failing server is not asked twice as often."""
 _ADMIN_SECONDS = 60.0
 _HEALTH_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 0.2
 _LONGEST_TOKEN = 16
 # Everything that is not text: C0 and C1 controls but tab and line feed, and halves of surrogates.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -52,7 +52,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the model picks words; temperature 0 always takes the likeliest."""
+    """How the model picks words; temperature 0 always takes the likeliest, penalty 1 is none."""
 
     max_tokens: int
     temperature: float
@@ -264,15 +264,14 @@ class OpenAIChatModel:
         with self._breaker.call(), _translated(self._base_url):
             silence = min(deadline, _now() + self._first_token_seconds)
             async with asyncio.timeout_at(silence):
-                response = await self._client.chat.completions.create(
-                    model=model,
-                    messages=_messages(prompt),
+                response = await self._client.post(
+                    "/chat/completions",
+                    # The package's own types for request and chunk cost more than all the rest
+                    # between us and the first word; what comes is checked here anyway.
+                    cast_to=object,
+                    body=_request(prompt, model, sampling),
                     stream=True,
-                    max_tokens=sampling.max_tokens,
-                    temperature=sampling.temperature,
-                    seed=sampling.seed if sampling.seed is not None else openai.omit,
-                    stop=list(sampling.stop) or openai.omit,
-                    extra_body=_extras(sampling),
+                    stream_cls=openai.AsyncStream[object],
                 )
             async with response:
                 _check_content_type(response.response)
@@ -285,6 +284,7 @@ class OpenAIChatModel:
                     if piece.text or piece.finish_reason:
                         silence = min(deadline, _now() + GAP_SECONDS)
                         yield piece
+                await _hear_out(chunks)
 
     async def models(self) -> list[str]:
         """The names that can be asked for: the base model and every loaded adapter."""
@@ -370,14 +370,12 @@ class _Answer:
         """The piece in a chunk (None is the stream's end); raises `AnswerIncomplete`."""
         if chunk is None:
             raise AnswerIncomplete("The model's answer broke off before its end. Ask again.")
-        self._check_model(getattr(chunk, "model", None))
-        choices = getattr(chunk, "choices", None)
+        self._check_model(_entry(chunk, "model"))
+        choices = _entry(chunk, "choices")
         if not isinstance(choices, list) or not choices:
             return Piece("")
-        delta = getattr(choices[0], "delta", None)
-        text = self._text(getattr(delta, "content", None))
-        reason = self._finish_reason(getattr(choices[0], "finish_reason", None))
-        return Piece(text, reason)
+        text = self._text(_entry(_entry(choices[0], "delta"), "content"))
+        return Piece(text, self._finish_reason(_entry(choices[0], "finish_reason")))
 
     def _check_model(self, model: object) -> None:
         if model and model != self._model:
@@ -408,18 +406,38 @@ class _Answer:
         return reason
 
 
-def _messages(prompt: Sequence[ChatMessage]) -> list[ChatCompletionMessageParam]:
-    return [
-        cast(ChatCompletionMessageParam, {"role": one.role, "content": one.content})
-        for one in prompt
-    ]
+def _request(prompt: Sequence[ChatMessage], model: str, sampling: Sampling) -> dict[str, object]:
+    """The body of a chat completion; what a strict server may not know is sent only if it matters.
+
+    `repetition_penalty` is none of OpenAI's own fields.
+    """
+    body: dict[str, object] = {
+        "model": model,
+        "messages": [{"role": one.role, "content": one.content} for one in prompt],
+        "stream": True,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.repetition_penalty != 1.0:
+        body["repetition_penalty"] = sampling.repetition_penalty
+    return body
 
 
-def _extras(sampling: Sampling) -> dict[str, Any] | None:
-    """Fields outside OpenAI's own, which a strict server refuses: sent only when they matter."""
-    if sampling.repetition_penalty == 1.0:
-        return None
-    return {"repetition_penalty": sampling.repetition_penalty}
+def _entry(value: object, name: str) -> object:
+    """An entry of a JSON object; None where there is none, or no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+async def _hear_out(chunks: AsyncIterator[object]) -> None:
+    """Read what follows a finished answer: a connection left before its end is of no more use."""
+    with suppress(TimeoutError, openai.OpenAIError, ValueError):
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            async for _ in chunks:
+                pass
 
 
 def _check_content_type(response: httpx2.Response) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine, Sequence
-from typing import Annotated, Any, TypeVar
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,13 +16,7 @@ from rich.table import Table
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
 
-T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do asynchronous work; its result."""
-    return asyncio.run(work)
 
 
 def print_json(value: object) -> None:
@@ -44,3 +38,11 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             )
         )
     out.print(table)
+
+
+def printable(text: str) -> str:
+    """A person's text without what would steer the terminal or turn the reading direction."""
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char)[0] != "C" else "\ufffd"
+        for char in text
+    )

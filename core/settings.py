@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 
 from core.errors import ConfigError
 from core.logs import blank_tokens
@@ -41,6 +49,7 @@ class Web(_Section):
     port: Port
     public_url: str
     allowed_origins: list[str]
+    trusted_proxies: list[IPvAnyNetwork]
 
     @property
     def address(self) -> str:
@@ -54,11 +63,21 @@ ChatId = Annotated[int, Field(strict=False)]
 
 
 class Telegram(_Section):
+    mode: Literal["polling", "webhook"]
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
     base_url: Annotated[str, Field(pattern=r"^https?://")]
     base_file_url: Annotated[str, Field(pattern=r"^https?://")]
     allowed_users: list[ChatId]
     allowed_chats: list[ChatId]
     operators: list[ChatId]
+
+
+class Slack(_Section):
+    mode: Literal["socket", "http"]
+    base_url: Annotated[str, Field(pattern=r"^https?://.*/$")]
+    allowed_teams: list[str]
+    allowed_channels: list[str]
+    operators: list[str]
 
 
 class Model(_Section):
@@ -124,10 +143,59 @@ class Database(_Section):
         return f"{kind}{slashes}{at_root(path)}" if kind == "sqlite" else self.url
 
 
+class Feedback(_Section):
+    review: Literal["all", "sample", "none"]
+    typed_accepts: Annotated[int, Field(ge=1, le=5)]
+    pairs_per_person: Count
+    quarantine_hours: Annotated[float, Field(ge=0)]
+    regenerate: Annotated[int, Field(ge=0, le=16)]
+    judge_model: str
+    judge_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
+    tell_people: bool
+
+
+class Gate(_Section):
+    min_pairs: Count
+    accuracy: Share
+    golden_rows: Annotated[int, Field(ge=0)]
+    golden_loss: Share
+    length: Positive
+    drift: Positive
+    max_rank: Count
+
+
+class Canary(_Section):
+    shares: list[Annotated[float, Field(gt=0, lt=1, strict=False)]]
+    stage_hours: Annotated[float, Field(ge=0)]
+    stage_ratings: Annotated[int, Field(ge=0)]
+    limit_hours: Positive
+    undecided: Literal["promote", "keep"]
+    liked: Annotated[float, Field(ge=0.3, le=0.95)]
+    harm: Annotated[float, Field(ge=0.05, le=0.25)]
+
+
 class Training(_Section):
     recipe: Annotated[str, Field(min_length=1)]
     python: str
+    launcher: Literal["local"]
+    nice: Annotated[int, Field(ge=0, le=19)]
     timeout_minutes: Positive
+    stall_minutes: Positive
+    attempts: Annotated[int, Field(ge=1, le=10)]
+    automatic: bool
+    cron: Annotated[str, Field(min_length=1)]
+    check_minutes: Positive
+    misfire_hours: Positive
+    window: str
+    min_new_pairs: Count
+    rush_new_pairs: Count
+    min_pool: Count
+    min_people: Count
+    cooldown_hours: Annotated[float, Field(ge=0)]
+    gate: Gate
+    canary: Canary
+    held_out: Annotated[float, Field(ge=0, le=0.5)]
+    replay: Annotated[float, Field(ge=0, le=20)]
 
 
 class Privacy(_Section):
@@ -144,7 +212,12 @@ class Secrets(_Section):
     """What comes from the environment or `.env` only, under these names."""
 
     MODEL_API_KEY: SecretStr | None = None
+    JUDGE_API_KEY: SecretStr | None = None
     TELEGRAM_BOT_TOKEN: SecretStr | None = None
+    TELEGRAM_WEBHOOK_SECRET: SecretStr | None = None
+    SLACK_BOT_TOKEN: SecretStr | None = None
+    SLACK_APP_TOKEN: SecretStr | None = None
+    SLACK_SIGNING_SECRET: SecretStr | None = None
 
 
 class Settings(_Section):
@@ -152,12 +225,14 @@ class Settings(_Section):
 
     web: Web
     telegram: Telegram
+    slack: Slack
     model: Model
     retrieval: Retrieval
     vision: Vision
     conversation: Conversation
     limits: Limits
     database: Database
+    feedback: Feedback
     training: Training
     privacy: Privacy
     logging: Logging
@@ -254,16 +329,18 @@ def _lay_environment_over(values: dict[str, Any], variables: Mapping[str, str]) 
     for variable, text in variables.items():
         if not variable.startswith(ENV_PREFIX):
             continue
-        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
-        if not key:
+        *sections, key = variable[len(ENV_PREFIX) :].lower().split("__")
+        if not sections or not key:
             problems.append(
                 f"The variable {variable} names no key; write {ENV_PREFIX}SECTION__KEY, "
                 f"for example {ENV_PREFIX}WEB__PORT."
             )
             continue
-        table = values.setdefault(section, {})
+        table: Any = values
+        for section in sections:
+            table = table.setdefault(section, {}) if isinstance(table, dict) else None
         if isinstance(table, dict):
-            table[key] = _from_text(text, _annotation(section, key))
+            table[key] = _from_text(text, _annotation(*sections, key))
     return problems
 
 
@@ -285,15 +362,19 @@ def _from_text(text: str, annotation: Any) -> Any:
         return text
 
 
-def _annotation(section: str, key: str) -> Any:
-    model = _section_model(section)
-    field = model.model_fields.get(key) if model else None
-    return field.annotation if field else None
+def _annotation(*path: str) -> Any:
+    """The type of a setting; of the list where the path ends inside one, None for no setting."""
+    found: Any = Settings
+    for name in path:
+        model = _section_model(found)
+        if model is None:
+            break
+        field = model.model_fields.get(name)
+        found = field.annotation if field else None
+    return found
 
 
-def _section_model(section: str) -> type[BaseModel] | None:
-    field = Settings.model_fields.get(section)
-    annotation = field.annotation if field else None
+def _section_model(annotation: Any) -> type[BaseModel] | None:
     return (
         annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
     )
@@ -304,14 +385,14 @@ def _explain(error: Any) -> str:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        model = Settings if len(path) == 1 else _section_model(path[0])
+        model = _section_model(_annotation(*path[:-1]))
         names = [name for name in (model.model_fields if model else ()) if name != "secrets"]
         return f"Unknown setting {key!r}{_nearest(path[-1], names)}."
     if error["type"] == "missing":
         return f"The setting {key!r} is missing; config.toml has its default."
     # An address may hold a password.
     value = "(hidden)" if path[0] == "secrets" else blank_tokens(repr(error["input"]))
-    field = _annotation(path[0], path[1]) if len(path) > 1 else None
+    field = _annotation(*path) if len(path) > 1 else None
     return f"The setting {key!r} is {value}: {_allowed(error, field)}."
 
 

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 import structlog
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import FileLock, Timeout
 from sqlalchemy.dialects import postgresql, sqlite
@@ -50,12 +51,15 @@ from core.tables import (
     conversations,
     feedback_events,
     inbox,
+    pairs,
     people,
     photos,
     posts,
     starts,
+    tombstones,
     turns,
 )
+from core.transactions import Transactions
 
 log = structlog.get_logger()
 # PostgreSQL takes no NUL, and half of a surrogate pair has no UTF-8 form.
@@ -88,8 +92,7 @@ class Store:
         self._clock = clock
         self._known: _Known | None = None
         self._exit = AsyncExitStack()
-        self._engine: sa.Engine
-        self._writer: ThreadPoolExecutor
+        self._transactions: Transactions
 
     @property
     def exclusive(self) -> bool:
@@ -97,12 +100,13 @@ class Store:
         return self._exclusive and self._url.get_backend_name() == "sqlite"
 
     async def __aenter__(self) -> Self:
-        self._writer = self._exit.enter_context(ThreadPoolExecutor(1, "store"))
+        thread = self._exit.enter_context(ThreadPoolExecutor(1, "store"))
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
+            engine = await asyncio.get_running_loop().run_in_executor(thread, self._open)
         except BaseException:
             await self._exit.aclose()
             raise
+        self._transactions = Transactions(engine, thread)
         return self
 
     async def __aexit__(
@@ -113,7 +117,7 @@ class Store:
     ) -> None:
         await self._exit.aclose()
 
-    def _open(self) -> None:
+    def _open(self) -> sa.Engine:
         """Take the lock, connect, and bring the tables to the newest version."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             file = Path(self._url.database)
@@ -123,14 +127,15 @@ class Store:
                     self._lock(file)
             except OSError as exc:
                 raise StoreError(f"The folder {str(file.parent)!r} cannot be used: {exc}.") from exc
-        self._engine = _engine(self._url)
-        self._exit.callback(self._engine.dispose)
+        engine = _engine(self._url)
+        self._exit.callback(engine.dispose)
         try:
-            migrate(self._engine)
+            migrate(engine)
         except sa.exc.DatabaseError as exc:
             raise StoreError(
                 f"The database {self._url.render_as_string()!r} cannot be opened: {exc.orig}."
             ) from exc
+        return engine
 
     def _lock(self, file: Path) -> None:
         # Taken on the store's thread, released on the event loop's.
@@ -145,24 +150,22 @@ class Store:
         self._exit.callback(lock.release)
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction on the store's thread; its result after the commit."""
+        """Run `work` in a transaction on the store's thread; its result after the commit.
 
-        def transaction() -> T:
-            try:
-                with self._engine.begin() as connection:
-                    return work(connection)
-            # A query that breaks the tables' rules is our own mistake, and loud.
-            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
-                raise
-            except sa.exc.DBAPIError as exc:
-                problem = (
-                    f"The database cannot be used: {exc.orig}. Check that its server runs, or that "
-                    "the disk has room and the file is writable; nothing was acknowledged."
-                )
-                self._known = _Known(self._clock(), problem)
-                raise StoreError(problem) from exc
-
-        return await asyncio.get_running_loop().run_in_executor(self._writer, transaction)
+        `work` may be done again after a rollback, so it only talks to the database.
+        """
+        try:
+            return await self._transactions.run(work)
+        # A query that breaks the tables' rules is our own mistake, and loud.
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
+            raise
+        except sa.exc.DBAPIError as exc:
+            problem = (
+                f"The database cannot be used: {exc.orig}. Check that its server runs, or that "
+                "the disk has room and the file is writable; nothing was acknowledged."
+            )
+            self._known = _Known(self._clock(), problem)
+            raise StoreError(problem) from exc
 
     async def check_writing(self) -> None:
         """Raise `StoreError` when nothing can be written, or could not be a moment ago.
@@ -176,9 +179,15 @@ class Store:
             raise StoreError(self._known.problem)
 
     async def add_turn(self, turn: Turn, photo_files: Sequence[bytes] = ()) -> None:
-        """Store a turn, its conversation and its photos (safe JPEGs, never the bytes received)."""
+        """Store a turn, its conversation and its photos (safe JPEGs, never the bytes received).
+
+        Nothing is stored about a person who was erased since the question was asked.
+        """
 
         def work(connection: Connection) -> None:
+            erased_at = connection.execute(_ERASED, {"user": turn.user_id}).scalar()
+            if (erased_at or 0.0) >= turn.asked_at:
+                return
             reply = turn.reply
             now = turn.asked_at
             conversation = {
@@ -211,6 +220,12 @@ class Store:
             raise NotFound(f"There is no reply {reply_id!r}.")
         return _row_to_turn(row)
 
+    async def turns_of(self, reply_ids: Sequence[str]) -> dict[str, Turn]:
+        """The turns with these replies, by reply; one that is gone by now is left out."""
+        query = sa.select(turns).where(turns.c.reply_id.in_(reply_ids))
+        rows = await self.run(lambda connection: connection.execute(query).all())
+        return {row.reply_id: _row_to_turn(row) for row in rows}
+
     async def answered(self, platform: Platform, conversation: str, message: str) -> Turn | None:
         """The turn that answered this message, if it was answered already."""
         query = sa.select(turns).where(
@@ -225,13 +240,8 @@ class Store:
         self, conversation_id: str, *, rounds: int, since: float = 0.0
     ) -> tuple[Turn, ...]:
         """The last `rounds` turns asked at or after `since` (Unix seconds), oldest first."""
-        query = (
-            sa.select(turns)
-            .where(turns.c.conversation_id == conversation_id, turns.c.asked_at >= since)
-            .order_by(turns.c.asked_at.desc())
-            .limit(rounds)
-        )
-        rows = await self.run(lambda connection: connection.execute(query).all())
+        which = {"conversation": conversation_id, "since": since, "rounds": rounds}
+        rows = await self.run(lambda connection: connection.execute(_HISTORY, which).all())
         return tuple(_row_to_turn(row) for row in reversed(rows))
 
     async def conversations_of(self, user_id: str, *, limit: int = 50) -> list[tuple[str, str]]:
@@ -261,12 +271,13 @@ class Store:
         return list(rows)
 
     async def delete_conversation(self, conversation_id: str) -> bool:
-        """Delete a conversation with its turns, photos and feedback; whether there was one."""
+        """Delete a conversation with all that came from it; whether there was one."""
 
         def work(connection: Connection) -> bool:
             connection.execute(sa.delete(photos).where(photos.c.conversation_id == conversation_id))
             connection.execute(sa.delete(inbox).where(inbox.c.conversation_id == conversation_id))
             connection.execute(sa.delete(posts).where(posts.c.conversation_id == conversation_id))
+            connection.execute(sa.delete(pairs).where(pairs.c.conversation_id == conversation_id))
             statement = sa.delete(conversations).where(conversations.c.id == conversation_id)
             return bool(connection.execute(statement).rowcount)
 
@@ -300,6 +311,23 @@ class Store:
                 connection.execute(sa.insert(feedback_events).values(row))
 
         await self.run(work)
+
+    async def withdraw(self, reply_id: str, user_id: str, rating: Rating) -> bool:
+        """Take a person's last verdict back if it is this thumb and no more; whether it was.
+
+        What the person said before counts again; nothing is kept of a thumb taken back.
+        """
+
+        def work(connection: Connection) -> bool:
+            last = connection.execute(_latest(reply_id, user_id)).one_or_none()
+            if last is None or (last.rating, last.reason) != (rating, None):
+                return False
+            if last.comment or last.correction:
+                return False
+            statement = sa.delete(feedback_events).where(feedback_events.c.id == last.id)
+            return bool(connection.execute(statement).rowcount)
+
+        return await self.run(work)
 
     async def verdict(self, reply_id: str, user_id: str) -> Feedback | None:
         """The verdict of this person that counts: the last one."""
@@ -354,6 +382,7 @@ class Store:
         def work(connection: Connection) -> int:
             old = sa.select(conversations.c.id).where(conversations.c.updated_at < moment)
             connection.execute(sa.delete(photos).where(photos.c.conversation_id.in_(old)))
+            connection.execute(sa.delete(pairs).where(pairs.c.conversation_id.in_(old)))
             connection.execute(sa.delete(inbox).where(inbox.c.received_at < moment))
             connection.execute(sa.delete(posts).where(posts.c.posted_at < moment))
             statement = sa.delete(conversations).where(conversations.c.updated_at < moment)
@@ -385,6 +414,17 @@ def _write_and_delete(connection: Connection) -> None:
     connection.execute(sa.delete(conversations).where(conversations.c.id == name))
 
 
+# What every answer needs is built once: building a statement costs many times what running it does.
+_ERASED = sa.select(tombstones.c.erased_at).where(tombstones.c.user_id == sa.bindparam("user"))
+_HISTORY = (
+    sa.select(turns)
+    .where(
+        turns.c.conversation_id == sa.bindparam("conversation"),
+        turns.c.asked_at >= sa.bindparam("since"),
+    )
+    .order_by(turns.c.asked_at.desc())
+    .limit(sa.bindparam("rounds", type_=sa.Integer))
+)
 _VERDICT = ("rating", "reason", "comment", "correction")
 
 
@@ -410,7 +450,9 @@ def upsert(
     Whether a row was written.
     """
     statement = _upsert_statement(connection.dialect.name, table, key, update)
-    return bool(connection.execute(statement, dict(row)).rowcount)
+    # PostgreSQL returns the new row's number, and its rows are not counted unless asked for.
+    options = {"preserve_rowcount": True}
+    return connection.execute(statement, dict(row), execution_options=options).rowcount > 0
 
 
 @lru_cache
@@ -428,8 +470,7 @@ def _upsert_statement(
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the tables to the newest version; `StoreError` when they are newer than we are."""
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _migrations()
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # Two processes that start together migrate one after the other.
@@ -442,6 +483,18 @@ def migrate(engine: sa.Engine) -> None:
                 f"The database was written by a newer solemate ({exc}); upgrade the program, or "
                 "restore the backup made before the upgrade."
             ) from exc
+
+
+def revisions() -> frozenset[str]:
+    """The versions of the tables that this program knows."""
+    scripts = ScriptDirectory.from_config(_migrations())
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def _migrations() -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 def _engine(url: sa.URL) -> sa.Engine:
@@ -502,6 +555,8 @@ def _turn_to_row(turn: Turn) -> dict[str, Any]:
         "complete": reply.complete,
         "timings": dataclasses.asdict(reply.timings),
         "asked_at": turn.asked_at,
+        "asked": turn.asked,
+        "failure": turn.failure,
     }
 
 
@@ -534,4 +589,6 @@ def _row_to_turn(row: Any) -> Turn:
         ),
         sampling=row.sampling,
         asked_at=row.asked_at,
+        asked=row.asked or "",
+        failure=row.failure or "",
     )

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 from core.errors import ConfigError, ModelUnavailable, StoreError
 from core.inbox import Inbox
 from core.opening import on_disk, open_retriever, take_up
+from core.ports import port_is_free
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
@@ -107,6 +109,37 @@ def test_ask_starts_what_it_needs_and_prints_json(environment: dict[str, str]) -
     assert reply["outcome"] in ("answered", "quoted")
     assert reply["sources"]
     assert {"answer", "tags", "adapter", "timings"} <= set(reply)
+
+
+def test_a_chat_that_is_told_to_stop_ends_the_model_server_it_started(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    port = free_port()
+    changes = {
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__WEB__PORT": str(free_port()),
+        "SOLEMATE__MODEL__BASE_URL": f"http://127.0.0.1:{port}/v1",
+    }
+    ours, theirs = pty.openpty()
+    with (
+        os.fdopen(ours),
+        os.fdopen(theirs) as keyboard,
+        subprocess.Popen(
+            [sys.executable, "-m", "solemate", "chat"],
+            cwd=ROOT,
+            env={**environment, **changes},
+            stdin=keyboard,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("Hi, "):
+            assert process.poll() is None
+        assert not port_is_free("127.0.0.1", port)
+        process.terminate()
+        assert process.wait(120) == 128 + signal.SIGTERM
+    assert port_is_free("127.0.0.1", port)
 
 
 def test_a_question_about_something_else_is_refused(

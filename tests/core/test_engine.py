@@ -64,7 +64,7 @@ class Desk:
     def __init__(
         self, store: Store, model: FakeChatModel, eyes: FakeVision, rewrite: Rewrite = "carry"
     ) -> None:
-        recipe = Recipe(Analyzer())
+        recipe = Recipe(Analyzer(), None, "cpu")
         chunks = [
             chunk("slides", "一字拖", SLIDES),
             chunk("canvas", "帆布鞋清洗", CANVAS),
@@ -218,6 +218,14 @@ async def test_the_model_rewrites_a_follow_up_where_that_is_wanted(store: Store)
     reply = await expert.say("那它呢？")
     assert len(expert.model.asked) == 3
     assert (await store.turn(reply.id)).query == "固特异工艺可以换底吗"
+
+
+async def test_a_question_about_its_own_new_photo_is_not_rewritten(store: Store) -> None:
+    expert = desk(store, "一字拖适合泳池边穿。", CANVAS, rewrite="model")
+    await expert.say("一字拖是什么？")
+    reply = await expert.say("这双帆布鞋怎么洗？", photo())
+    assert len(expert.model.asked) == 2
+    assert (await store.turn(reply.id)).query == "这双帆布鞋怎么洗？"
 
 
 async def test_a_failed_rewriting_falls_back_on_the_carried_topic(store: Store) -> None:

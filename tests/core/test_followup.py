@@ -77,7 +77,7 @@ def test_without_earlier_turns_nothing_changes() -> None:
 def test_a_follow_up_is_searched_with_the_last_topic_and_photo() -> None:
     turns = (turn(source="切尔西靴", tags=(BLUE,)),)
     assert resolve("那它防水吗", turns, ()) == Resolved(
-        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,)
+        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,), carried=True
     )
 
 
@@ -117,7 +117,10 @@ def test_without_a_photo_this_pair_is_the_one_before() -> None:
     turns = (turn(source="Chelsea boots", tags=(BLUE,)),)
     resolved = resolve("Is this pair waterproof?", turns, ())
     assert resolved == Resolved(
-        "Is this pair waterproof?", "Chelsea boots Is this pair waterproof?", (BLUE,)
+        "Is this pair waterproof?",
+        "Chelsea boots Is this pair waterproof?",
+        (BLUE,),
+        carried=True,
     )
 
 

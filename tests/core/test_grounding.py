@@ -1,6 +1,7 @@
 """What an answer may say: figures, names and sentences of its passages, and which were used."""
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -129,9 +130,9 @@ async def stream(texts: Iterable[str]) -> AsyncIterator[Piece]:
 
 async def shown(pieces: list[str], ground: str) -> tuple[str, bool]:
     """What a person saw of an answer, and whether it was let through to its end."""
-    text = ""
+    text, english = "", ground == EN
     try:
-        async for piece in guarded(stream(pieces), Ground.of([ground], 0.3)):
+        async for piece in guarded(stream(pieces), Ground.of([ground], 0.3), english=english):
             text += piece.text
     except AnswerUnsupported:
         return text, False
@@ -147,6 +148,11 @@ INVENTED = (
     (EN, "Let canvas shoes dry for twelve days, please.", "twelve"),
     (EN, "The sole is 25 to 30 mm thick.", "25"),
     (EN, "Canvas shoes can go half a size up.", "half"),
+    (EN, "Canvas dries in fifteen minutes. Let it.", "f"),
+    (EN, "The sole is made of Vibram rubber.", "V"),
+    (EN, "Soles like superXfoam are thick.", "X"),
+    (EN, "Soles like super-Xfoam are thick.", "-"),
+    (EN, "ORTHOLITE soles are thick.", "O"),
 )
 
 
@@ -164,6 +170,28 @@ async def test_an_unsupported_figure_is_never_shown_wherever_the_pieces_end(
     assert not whole
     assert answer.startswith(text)
     assert figure not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "at_once"),
+    [
+        ("Let canvas", "Let canvas"),
+        ("The EV", "The "),
+        ("Let it dry for tw", "Let it dry for "),
+        ("It is 25 m", "It is "),
+        ("鞋底是 ru", "鞋底是 "),
+        ("A", "A"),
+        ("G", ""),
+    ],
+)
+async def test_an_english_word_is_shown_before_its_end_where_it_can_be_no_name(
+    answer: str, at_once: str
+) -> None:
+    async with aclosing(
+        guarded(stream([answer, " …", "."]), Ground.of([ZH, EN], 0.3), english=True)
+    ) as pieces:
+        first = await anext(pieces)
+    assert first.text == (at_once or f"{answer} …")
 
 
 @given(st.sampled_from([ZH, EN]), st.sets(st.integers(1, 80)))

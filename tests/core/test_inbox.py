@@ -50,6 +50,28 @@ async def test_a_message_comes_back_as_it_was_put(inbox: Inbox) -> None:
     assert (letter.message, letter.attempts, letter.received_at) == (whole, 1, 1000.0)
 
 
+async def test_a_message_is_leased_as_it_comes_where_no_other_process_could_lease_it(
+    inbox: Inbox, store: Store
+) -> None:
+    receipt = await inbox.take(message(1))
+    assert receipt.fresh
+    assert (receipt.letter is not None) == store.exclusive
+    letter = receipt.letter or await inbox.lease()
+    assert letter is not None
+    assert (letter.message, letter.attempts, letter.received_at) == (message(1), 1, 1000.0)
+    assert await leased(inbox) is None
+    await inbox.retry(letter)
+    assert await leased(inbox) == "m1"
+    assert not (await inbox.take(message(1))).fresh
+
+
+async def test_a_message_that_comes_while_others_wait_is_leased_after_them(inbox: Inbox) -> None:
+    await inbox.put(message(1))
+    receipt = await inbox.take(message(2))
+    assert (receipt.fresh, receipt.letter) == (True, None)
+    assert await leased(inbox) == "m1"
+
+
 async def test_the_same_message_is_taken_once(inbox: Inbox) -> None:
     assert await inbox.put(message(1))
     assert not await inbox.put(message(1))
@@ -281,3 +303,61 @@ async def test_waiting_conversations_are_found_by_how_they_begin(inbox: Inbox) -
         await inbox.put(message(number, conversation))
     assert await inbox.conversations_waiting("a:1:") == {"a:1:0"}
     assert await inbox.conversations_waiting("a_1:") == {"a_1:0"}
+
+
+async def test_parts_that_come_soon_are_one_message(inbox: Inbox, clock: Clock) -> None:
+    photos = [replace(message(1), text="", images=(b"x",), files=("f",)) for _ in range(2)]
+    assert await inbox.join(photos[0], "1", hold_seconds=2)
+    assert await inbox.join(replace(photos[1], text="these?"), "2", hold_seconds=2)
+    assert not await inbox.join(photos[1], "2", hold_seconds=2)
+    assert await leased(inbox) is None
+    clock.now += 2.1
+    letter = await inbox.lease()
+    assert letter is not None
+    assert letter.message == replace(
+        photos[0], text="these?", images=(b"x", b"x"), files=("f", "f")
+    )
+
+
+async def test_a_part_that_comes_late_is_a_message_of_its_own(inbox: Inbox, clock: Clock) -> None:
+    await inbox.join(message(1), "1", hold_seconds=0)
+    clock.now += 1
+    letter = await inbox.lease()
+    assert letter is not None
+    for part in ("2", "3", "2"):
+        await inbox.join(message(1), part, hold_seconds=0)
+    await inbox.done(letter)
+    clock.now += 1
+    late = await inbox.lease()
+    assert late is not None
+    assert (late.message.id, late.message.text) == ("m1-2", "question 1\nquestion 1")
+    await inbox.done(late)
+    assert await leased(inbox) is None
+    assert await inbox.knows(Platform.WEB, "c1", "m1")
+
+
+async def test_an_event_that_was_seen_is_known_again(inbox: Inbox, clock: Clock) -> None:
+    await inbox.note_seen(Platform.TELEGRAM, "telegram:1", ["a", "b"])
+    assert await inbox.unseen(Platform.TELEGRAM, "telegram:1", ["b", "c"]) == {"c"}
+    assert await inbox.unseen(Platform.TELEGRAM, "telegram:2", ["b"]) == {"b"}
+    assert await inbox.waiting() == (0, 0.0)
+    clock.now += 100
+    await inbox.forget_done(older_than_seconds=50)
+    assert await inbox.unseen(Platform.TELEGRAM, "telegram:1", ["b"]) == {"b"}
+
+
+async def test_only_what_waits_for_a_lane_is_a_backlog(inbox: Inbox, clock: Clock) -> None:
+    assert await inbox.backlog() == (0, 0.0)
+    for one in (message(1), message(2), message(3, "c2")):
+        await inbox.put(one)
+    await inbox.lease()
+    clock.now += 20
+    assert await inbox.backlog() == (3, 20.0)
+    await inbox.lease()
+    assert await inbox.backlog() == (3, 0.0)
+
+
+async def test_a_persons_waiting_messages_are_found_in_every_conversation(inbox: Inbox) -> None:
+    for one in (message(1), message(2, "c2"), replace(message(3, "c2"), user_id="ben")):
+        await inbox.put(one)
+    assert [one.id for one in await inbox.pending_of("ann")] == ["m1", "m2"]

@@ -40,7 +40,7 @@ def chunk(name: str, text: str) -> Chunk:
 
 
 def folder(tmp_path: Path, embedder: Embedder | None = None) -> IndexFolder:
-    return IndexFolder(tmp_path / "index", Recipe(Analyzer(), embedder))
+    return IndexFolder(tmp_path / "index", Recipe(Analyzer(), embedder, "cpu"))
 
 
 def contents(index: Index) -> dict[str, tuple[str, float]]:
@@ -258,7 +258,7 @@ def test_vectors_are_found_changed_and_reloaded(tmp_path: Path, exact_limit: int
 
 
 def test_the_digest_does_not_depend_on_the_order() -> None:
-    recipe = Recipe(Analyzer())
+    recipe = Recipe(Analyzer(), None, "cpu")
     one, two = chunk("a", "甲"), chunk("b", "乙")
     assert Index.of(recipe, [one, two]).digest == Index.of(recipe, [two, one]).digest
     assert Index.of(recipe, [one]).digest != Index.of(recipe, [two]).digest

@@ -26,6 +26,11 @@ def test_only_content_is_needed(write_knowledge: Write) -> None:
     assert len(chunk.id) == 16
 
 
+def test_fields_of_others_are_left_to_them(write_knowledge: Write) -> None:
+    path = write_knowledge([{"content": "a", "id": "a", "ids": 1, "author": "b", "score(x": 2}])
+    assert [chunk.text for chunk in load_knowledge(path)] == ["a"]
+
+
 def test_what_is_given_is_kept(write_knowledge: Write) -> None:
     given = {"id": "a.en", "title": "T", "content": "C.", "source": "S", "topic": "care"}
     (chunk,) = load_knowledge(write_knowledge([{**given, "lang": "en"}]))
@@ -43,6 +48,8 @@ def test_what_is_given_is_kept(write_knowledge: Write) -> None:
         ({"content": "b", "title": ["x"]}, 8, "title"),
         ({"content": "b", "id": "a"}, 8, "id"),
         ({"content": "b", "id": "a b"}, 8, "id"),
+        ({"content": "b", "tpic": "care"}, 8, "tpic"),
+        ({"contents": "b"}, 7, "contents"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(

@@ -44,16 +44,20 @@ class FaultyServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = [x.split(":")[1] for x in head.lower().split("\r\n") if "content-length:" in x]
-            body = await reader.readexactly(int(length[0])) if length else b"{}"
-            self.requests.append((head.split(" ")[1], json.loads(body)))
+            await self.read_request(reader)
             last = len(self.behaviours) == 1
             await (self.behaviours[0] if last else self.behaviours.pop(0))(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def read_request(self, reader: asyncio.StreamReader) -> None:
+        """Wait for the next request and note it."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = [x.split(":")[1] for x in head.lower().split("\r\n") if "content-length:" in x]
+        body = await reader.readexactly(int(length[0])) if length else b"{}"
+        self.requests.append((head.split(" ")[1], json.loads(body)))
 
     def reply(self, *raw: bytes) -> None:
         """Add a behaviour: send this and close the connection."""
@@ -201,6 +205,24 @@ async def test_the_request_holds_prompt_adapter_and_sampling(server, connect) ->
 async def test_an_end_that_was_announced_is_enough(server, connect) -> None:
     server.stall(SSE, event("Yes.", "stop"))
     assert text(await ask(await connect())) == "Yes."
+
+
+async def test_the_next_question_goes_over_the_same_connection(server, connect) -> None:
+    whole = event("Yes.", "stop") + DONE
+    connections = 0
+
+    async def answer_everything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(whole), whole))
+            await server.read_request(reader)
+
+    server.behaviours.append(answer_everything)
+    model = await connect()
+    for _ in range(3):
+        await ask(model)
+    assert (len(server.requests), connections) == (3, 1)
 
 
 async def test_control_characters_are_left_out(server, connect) -> None:

@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import httpx2
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route as Endpoint
 from structlog.testing import capture_logs
 
 from core import registry as registry_module
 from core.calibration import DEFAULT
 from core.engine import Engine, Options
-from core.errors import AdapterRejected, ConfigError
+from core.errors import ConfigError, StoreError
 from core.index import Index, Recipe
 from core.knowledge import Chunk
 from core.messages import Adapter, Done, Outcome, Platform, Reply, UserMessage
 from core.model import OpenAIChatModel, Sampling
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
-from core.registry import RETRY_SECONDS, Registry, check_adapter, live_adapter
+from core.registry import DRAIN_SECONDS, RETRY_SECONDS, Registry, live_adapter
 from core.retrieval import RetrievalOptions, Retriever, Snapshot
+from core.routes import Route, draws_canary
 from core.settings import at_root, load_settings
 from core.store import Store
+from core.tables import adapters, routes
 from core.terms import Analyzer
+from tests.core.lora_folders import write_adapter, write_base
 from tests.fakes import FakeVision
 
 SLIDES = "一字拖适合泳池边穿，不适合跑步。"
-RANK, WIDTH, HEIGHT = 4, 16, 8
 
 
 @dataclass
@@ -52,9 +56,10 @@ class FakeModelServer:
 
     def app(self) -> Starlette:
         routes = [
-            Route("/v1/models", self.models),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
+            Endpoint("/v1/models", self.models),
+            Endpoint("/v1/chat/completions", self.chat, methods=["POST"]),
+            Endpoint("/v1/load_lora_adapter", self.load, methods=["POST"]),
+            Endpoint("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
         ]
         return Starlette(routes=routes if self.hot_load else routes[:2])
 
@@ -70,6 +75,10 @@ class FakeModelServer:
             return _error(500, "LoRA rank 32 is greater than max_lora_rank 16.")
         self.loaded[asked["lora_name"]] = asked["lora_path"]
         self.changed.set()
+        return PlainTextResponse("Success")
+
+    async def unload(self, request: Request) -> Response:
+        self.loaded.pop((await request.json())["lora_name"])
         return PlainTextResponse("Success")
 
     async def chat(self, request: Request) -> Response:
@@ -111,36 +120,26 @@ async def model(server: FakeModelServer) -> AsyncIterator[OpenAIChatModel]:
         yield client
 
 
-def weights(rank: int = RANK) -> dict[str, np.ndarray]:
-    name = "base_model.model.layers.0.proj"
-    return {
-        f"{name}.lora_A.weight": np.zeros((rank, WIDTH), np.float32),
-        f"{name}.lora_B.weight": np.zeros((HEIGHT, rank), np.float32),
-    }
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def write_base(folder: Path, value: float = 0.0) -> Path:
-    folder.mkdir()
-    layer = {"layers.0.proj.weight": np.full((HEIGHT, WIDTH), value, np.float32)}
-    save_file(layer, folder / "model.safetensors")
-    return folder
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path}/solemate.db") as opened:
+        yield opened
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Adapter:
     """A folder with a good adapter, beside the base model it was trained on."""
-    base = write_base(tmp_path / "base")
-    folder = tmp_path / "spoken"
-    folder.mkdir()
-    save_file(weights(), folder / "adapter_model.safetensors")
-    edit_config(folder, peft_type="LORA", r=RANK, base_model_name_or_path=str(base))
-    return Adapter("spoken", folder, str(base))
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    file = folder / "adapter_config.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(known | changes))
+    return write_adapter(tmp_path / "spoken", write_base(tmp_path / "base"))
 
 
 async def test_without_an_adapter_the_base_model_answers_and_nobody_is_asked(
@@ -270,6 +269,200 @@ async def test_a_server_that_forgot_is_given_its_adapter_again_without_a_questio
     assert server.loaded == {"spoken": str(adapter.path)}
 
 
+def named(name: str, adapter: Adapter) -> Adapter:
+    """Another adapter, with the same files."""
+    return replace(adapter, name=name)
+
+
+async def keep(store: Store, *known: Adapter) -> None:
+    """Register these adapters."""
+
+    def work(connection: Connection) -> None:
+        for one in known:
+            row = {"name": one.name, "path": str(one.path), "base": one.base_model}
+            more = {"digest": "", "manifest": {}, "state": "ready", "created_at": 0.0}
+            connection.execute(sa.insert(adapters).values(**row, **more))
+
+    await store.run(work)
+
+
+async def send(store: Store, route: Route) -> None:
+    """Commit who answers, as another process would."""
+    values = {**asdict(route), "routed_at": 1.0}
+    await store.run(lambda connection: connection.execute(sa.insert(routes).values(values)))
+
+
+async def routed(
+    store: Store, model: OpenAIChatModel, adapter: Adapter, route: Route, clock: Clock | None = None
+) -> Registry:
+    """A registry that has followed a route between `one`, `two` and `three`."""
+    await keep(store, *(named(name, adapter) for name in ("one", "two", "three")))
+    await send(store, route)
+    registry = Registry(model, "solemate", adapter, clock or Clock(), store=store, key=b"key")
+    await registry.refresh()
+    await registry.reconcile()
+    return registry
+
+
+async def choices(registry: Registry, people: int = 400) -> Counter[str]:
+    return Counter([await registry.choose(f"person-{number}") for number in range(people)])
+
+
+async def test_without_a_route_the_settings_adapter_answers(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = Registry(model, "solemate", adapter, store=store)
+    await registry.refresh()
+    await registry.reconcile()
+    assert await registry.choose("anna") == "spoken"
+
+
+async def test_a_promotion_by_another_process_is_followed(
+    server: FakeModelServer, store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = Registry(model, "solemate", adapter, store=store)
+    await registry.reconcile()
+    await keep(store, named("one", adapter))
+    await send(store, Route("one", "spoken"))
+    assert await registry.refresh()
+    assert await registry.choose("anna") == "spoken"
+    await registry.reconcile()
+    assert await registry.choose("anna") == "one"
+    assert set(server.loaded) == {"spoken", "one"}
+
+
+async def test_a_route_is_followed_without_a_question(
+    server: FakeModelServer,
+    store: Store,
+    model: OpenAIChatModel,
+    adapter: Adapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "ROUTE_SECONDS", 0.01)
+    await keep(store, named("one", adapter))
+    registry = Registry(model, "solemate", adapter, store=store)
+    async with registry.reconciling(), asyncio.timeout(10):
+        server.changed.clear()
+        await send(store, Route("one", "spoken"))
+        await server.changed.wait()
+    assert "one" in server.loaded
+
+
+async def test_a_canary_gets_its_share_of_people_and_keeps_them_as_it_grows(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = await routed(store, model, adapter, Route("one", canary="two", share=0.05))
+    people = [f"person-{number}" for number in range(2000)]
+    first = {one for one in people if await registry.choose(one) == "two"}
+    assert 60 <= len(first) <= 140
+    assert first == {one for one in people if await registry.choose(one) == "two"}
+    await send(store, Route("one", canary="two", share=0.2))
+    await registry.refresh()
+    wider = {one for one in people if await registry.choose(one) == "two"}
+    assert first < wider
+    assert 320 <= len(wider) <= 480
+
+
+async def test_another_canary_and_another_key_draw_other_people(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    people = [f"person-{number}" for number in range(500)]
+
+    def drawn(key: bytes, canary: str) -> set[str]:
+        route = Route("one", canary=canary, share=0.2)
+        return {one for one in people if draws_canary(key, route, one)}
+
+    assert drawn(b"key", "two") == drawn(b"key", "two")
+    assert drawn(b"key", "two") != drawn(b"key", "three")
+    assert drawn(b"key", "two") != drawn(b"other", "two")
+
+
+async def test_people_of_a_canary_that_is_not_loaded_get_the_live_adapter(
+    server: FakeModelServer, store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = await routed(store, model, adapter, Route("one", canary="two", share=0.5))
+    registry.report_missing("two")
+    assert await choices(registry) == {"one": 400}
+    assert registry.complete
+
+
+async def test_who_was_live_before_answers_while_the_live_adapter_is_away(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = await routed(store, model, adapter, Route("two", "one"))
+    registry.report_missing("two")
+    assert await choices(registry) == {"one": 400}
+    assert not registry.complete
+    await registry.reconcile()
+    assert await choices(registry) == {"two": 400}
+
+
+async def test_live_previous_and_canary_are_all_loaded_again_after_a_restart(
+    server: FakeModelServer, store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = await routed(store, model, adapter, Route("two", "one", "three", 0.5))
+    server.loaded.clear()
+    await registry.reconcile()
+    assert set(server.loaded) == {"one", "two", "three"}
+
+
+async def test_the_base_model_can_be_live(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    registry = await routed(store, model, adapter, Route("", "one"))
+    assert await choices(registry) == {"solemate": 400}
+    assert registry.complete
+    assert registry.live is None
+
+
+async def test_an_adapter_that_nobody_is_sent_to_stays_loaded_until_its_answers_have_ended(
+    server: FakeModelServer, store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    clock = Clock()
+    registry = await routed(store, model, adapter, Route("one", canary="two", share=0.5), clock)
+    await send(store, Route("one"))
+    await registry.refresh()
+    clock.now += DRAIN_SECONDS - 1
+    await registry.reconcile()
+    assert "two" in server.loaded
+    clock.now += 1
+    await registry.reconcile()
+    assert set(server.loaded) == {"one"}
+
+
+async def test_what_somebody_else_loaded_is_never_unloaded(
+    server: FakeModelServer, store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    server.loaded["theirs"] = "/elsewhere"
+    clock = Clock()
+    registry = await routed(store, model, adapter, Route("one"), clock)
+    clock.now += 2 * DRAIN_SECONDS
+    await registry.reconcile()
+    assert "theirs" in server.loaded
+
+
+async def test_an_adapter_that_was_never_registered_is_passed_over(
+    store: Store, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    with capture_logs() as lines:
+        registry = await routed(store, model, adapter, Route("gone", "one"))
+    assert await choices(registry) == {"one": 400}
+    assert any("Nobody registered" in line.get("problem", "") for line in lines)
+
+
+async def test_a_database_that_is_away_changes_nobodys_route(
+    tmp_path: Path, model: OpenAIChatModel, adapter: Adapter
+) -> None:
+    class Away(Store):
+        async def run(self, work: object) -> NoReturn:
+            raise StoreError("away")
+
+    registry = Registry(model, "solemate", adapter, store=Away(f"sqlite:///{tmp_path}/x.db"))
+    assert not await registry.refresh()
+    await registry.reconcile()
+    assert await registry.choose("anna") == "spoken"
+
+
 @dataclass
 class Expert:
     """An engine whose model and registry are on the fake server."""
@@ -285,16 +478,10 @@ class Expert:
         return events[-1].reply
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path}/solemate.db") as opened:
-        yield opened
-
-
 def expert_of(store: Store, model: OpenAIChatModel, registry: Registry) -> Expert:
     chunk = Chunk("slides", "一字拖", SLIDES, "written for this project", "types", "zh")
     calibration = replace(DEFAULT, answer_from=0.0, clarify_from=0.0)
-    index = Index.of(Recipe(Analyzer()), [chunk])
+    index = Index.of(Recipe(Analyzer(), None, "cpu"), [chunk])
     return Expert(
         Engine(
             store=store,
@@ -314,6 +501,7 @@ def expert_of(store: Store, model: OpenAIChatModel, registry: Registry) -> Exper
                 rounds=5,
                 expire_seconds=3600,
                 min_support=0.3,
+                rewrite="carry",
             ),
         )
     )
@@ -333,88 +521,6 @@ async def test_a_forgotten_adapter_costs_no_question_and_is_soon_back(
         await server.changed.wait()
         await registry.reconcile()
         assert (await expert.say("一字拖适合什么时候穿？")).adapter == "spoken"
-
-
-def spoil(name: str) -> Callable[[Path], None]:
-    """A damage that adds this file."""
-    return lambda folder: (folder / name).write_bytes(b"") and None
-
-
-def of_another_rank(folder: Path) -> None:
-    edit_config(folder, r=RANK * 2)
-
-
-def of_other_shape(folder: Path) -> None:
-    wide = {name: np.pad(one, ((0, 0), (0, 3))) for name, one in weights().items()}
-    save_file(wide, folder / "adapter_model.safetensors")
-
-
-def for_a_strange_layer(folder: Path) -> None:
-    strange = {name.replace("proj", "gate"): one for name, one in weights().items()}
-    save_file(strange, folder / "adapter_model.safetensors")
-
-
-def with_a_whole_layer(folder: Path) -> None:
-    whole = {"base_model.model.lm_head.weight": np.zeros((2, 2), np.float32)}
-    save_file(weights() | whole, folder / "adapter_model.safetensors")
-
-
-def of_another_base(folder: Path) -> None:
-    other = write_base(folder.parent / "other", value=1.0)
-    edit_config(folder, base_model_name_or_path=str(other))
-
-
-def truncated(folder: Path) -> None:
-    file = folder / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:-8])
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda folder: (folder / "adapter_config.json").unlink(), "There is no adapter in"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "its JSON"),
-        (lambda folder: edit_config(folder, peft_type="IA3"), "peft_type"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "cannot be read"),
-        (lambda folder: save_file({}, folder / "adapter_model.safetensors"), "no weights"),
-        (spoil("adapter_model.bin"), "a pickle that could run code"),
-        (spoil("training_args.PKL"), "a pickle that could run code"),
-        (truncated, "cannot be read as safetensors"),
-        (of_another_rank, r"is \(4, 16\) where \(8, 16\) belongs"),
-        (of_other_shape, "does not fit its base model"),
-        (for_a_strange_layer, "has no layer"),
-        (with_a_whole_layer, "no plain LoRA"),
-        (of_another_base, "whose weights differ"),
-    ],
-)
-def test_a_bad_adapter_is_rejected_with_the_reason(
-    adapter: Adapter, damage: Callable[[Path], object], words: str
-) -> None:
-    check_adapter(adapter)
-    assert adapter.path is not None
-    damage(adapter.path)
-    with pytest.raises(AdapterRejected, match=words):
-        check_adapter(adapter)
-
-
-@pytest.mark.parametrize("named", ["copy", None, "/home/someone/who/trained/it"])
-def test_the_base_may_lie_elsewhere_when_its_weights_fit(
-    adapter: Adapter, tmp_path: Path, named: str | None
-) -> None:
-    assert adapter.path is not None
-    write_base(tmp_path / "copy")
-    name = str(tmp_path / "copy") if named == "copy" else named
-    edit_config(adapter.path, base_model_name_or_path=name)
-    check_adapter(adapter)
-
-
-def test_a_base_that_is_not_on_this_disk_is_judged_by_the_ranks_alone(adapter: Adapter) -> None:
-    far = Adapter(adapter.name, adapter.path, "served-elsewhere")
-    check_adapter(far)
-    assert far.path is not None
-    of_another_rank(far.path)
-    with pytest.raises(AdapterRejected, match="does not fit"):
-        check_adapter(far)
 
 
 def chosen(**changes: str) -> Adapter | None:

@@ -53,7 +53,7 @@ def retriever(
     options: RetrievalOptions | None = None,
     reranker: object = None,
 ) -> Retriever:
-    index = Index.of(Recipe(analyzer, embedder), chunks)
+    index = Index.of(Recipe(analyzer, embedder, "cpu"), chunks)
     return Retriever(Snapshot(index, DEFAULT), options or OPTIONS, reranker)  # type: ignore[arg-type]
 
 
@@ -168,7 +168,7 @@ async def test_searches_under_way_finish_on_the_snapshot_they_began_with(
     analyzer: Analyzer,
 ) -> None:
     search = retriever(analyzer, [LACES])
-    other = Snapshot(Index.of(Recipe(analyzer), [SUEDE, CLOGS]), DEFAULT)
+    other = Snapshot(Index.of(Recipe(analyzer, None, "cpu"), [SUEDE, CLOGS]), DEFAULT)
     own = search.snapshot
 
     async def ask() -> None:

@@ -62,7 +62,7 @@ def retriever() -> Retriever:
         Chunk(f"e{number}", name, f"{name}的特点是第 {number} 种做法。", "test", "", "zh")
         for number, name in enumerate(NAMES)
     ]
-    index = Index.of(Recipe(Analyzer()), chunks)
+    index = Index.of(Recipe(Analyzer(), None, "cpu"), chunks)
     return Retriever(Snapshot(index, DEFAULT_LEXICAL), OPTIONS)
 
 

@@ -1,0 +1,226 @@
+"""What is kept about a person can be read, and goes for good, without what others said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.inbox import Inbox, Post
+from core.messages import (
+    ChatMessage,
+    Feedback,
+    Language,
+    Outcome,
+    Platform,
+    Rating,
+    Reply,
+    Turn,
+    UserMessage,
+)
+from core.privacy import Pseudonyms, erase, erased_at, export
+from core.store import Store
+from core.tables import adapters, metadata, pairs, run_pairs, runs, tombstones
+
+ANN, BEN = "telegram:ann", "telegram:ben"
+SECRET = "violet zebras"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path / 'solemate.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def inbox(store: Store) -> Inbox:
+    return Inbox(store, owner="test", depth=20)
+
+
+def turn(reply_id: str, user: str, conversation: str, text: str, at: float, seen: str = "") -> Turn:
+    language: Language = "en"
+    prompt = (ChatMessage("user", seen), ChatMessage("user", text))
+    return Turn(
+        reply=Reply(reply_id, conversation, f"About {text}", Outcome.ANSWERED, language),
+        message_id=f"m-{reply_id}",
+        user_id=user,
+        platform=Platform.TELEGRAM,
+        question=text,
+        query=f"{seen} {text}",
+        prompt=prompt,
+        passages=(),
+        sampling={},
+        asked_at=at,
+    )
+
+
+async def everything(store: Store) -> str:
+    """All that the database holds but tombstones, as text."""
+
+    def work(connection: sa.Connection) -> str:
+        rows = {
+            table.name: [list(row) for row in connection.execute(sa.select(table))]
+            for table in metadata.sorted_tables
+            if table is not tombstones
+        }
+        return json.dumps(rows, default=str)
+
+    return await store.run(work)
+
+
+async def add(store: Store, table: sa.Table, **values: object) -> None:
+    await store.run(lambda connection: connection.execute(sa.insert(table).values(values)))
+
+
+async def add_pair(store: Store, name: str, user: str, reply_id: str, text: str) -> None:
+    """A pair that a run has trained an adapter on."""
+    await add(
+        store,
+        pairs,
+        id=name,
+        reply_id=reply_id,
+        user_id=user,
+        conversation_id="c",
+        origin="correction",
+        prompt=[{"role": "user", "content": text}],
+        passages=[],
+        chosen=text,
+        rejected="no",
+        adapter="",
+        language="en",
+        reason=None,
+        state="accepted",
+        refusal="",
+        accepted_by=[],
+        created_at=1.0,
+        decided_at=2.0,
+    )
+
+
+async def test_a_person_is_called_the_same_only_with_the_same_key() -> None:
+    one, other = Pseudonyms(b"one"), Pseudonyms(b"other")
+    name = one.of(Platform.TELEGRAM, "12345")
+    assert name == one.of(Platform.TELEGRAM, "12345")
+    assert name != one.of(Platform.SLACK, "12345")
+    assert name != other.of(Platform.TELEGRAM, "12345")
+    assert "12345" not in name
+    assert len(name) <= 64
+
+
+async def test_nothing_of_a_person_is_left_but_the_tombstone(store: Store, inbox: Inbox) -> None:
+    conversation = "telegram:1:7:0:5"
+    await store.start_anew("telegram:1:7:0", 5)
+    await store.add_turn(turn("r1", ANN, conversation, SECRET, 10.0), [SECRET.encode()])
+    await inbox.add_post(conversation, "m-r1", Post("telegram:1:7", "99"))
+    await store.add_feedback(Feedback("r1", ANN, Rating.DOWN, correction=SECRET))
+    await store.choose_language(ANN, "zh")
+    waiting = UserMessage("m-r2", Platform.TELEGRAM, "telegram:1:7:0:6", ANN, SECRET)
+    await inbox.put(waiting)
+    await inbox.join(waiting, "part", hold_seconds=0)
+    await add_pair(store, "p1", ANN, "r1", SECRET)
+    assert SECRET in await everything(store)
+    erased = await erase(store, ANN, now=100.0)
+    left = await everything(store)
+    assert SECRET not in left
+    assert ANN not in left
+    assert "telegram:1:7" not in left
+    assert (erased.turns, erased.ratings, erased.photos, erased.pairs) == (1, 1, 1, 1)
+    assert await erased_at(store, ANN) == 100.0
+
+
+async def test_others_keep_what_they_said_without_the_persons_words(store: Store) -> None:
+    await store.add_turn(turn("r0", BEN, "group", "before", 5.0))
+    await store.add_turn(turn("r1", ANN, "group", SECRET, 10.0, seen="before"))
+    await store.add_turn(turn("r2", BEN, "group", "after", 20.0, seen=SECRET))
+    await store.add_feedback(Feedback("r1", BEN, Rating.UP))
+    await store.add_feedback(Feedback("r2", BEN, Rating.UP))
+    await store.add_feedback(Feedback("r2", ANN, Rating.DOWN, comment=SECRET))
+    await erase(store, ANN, now=100.0)
+    assert SECRET not in await everything(store)
+    before, after = await store.history("group", rounds=10)
+    assert (before.question, before.prompt != (), before.reply.complete) == ("before", True, True)
+    # A prompt that is not as it was sent is no prompt to train on.
+    assert (after.question, after.prompt, after.reply.complete) == ("after", (), False)
+    assert await store.verdict("r2", BEN) is not None
+    assert await store.verdict("r2", ANN) is None
+
+
+async def test_a_conversation_passes_to_whoever_is_left(store: Store) -> None:
+    await store.add_turn(turn("r1", ANN, "group", SECRET, 10.0))
+    await store.add_turn(turn("r2", BEN, "group", "Mine", 20.0))
+    await erase(store, ANN, now=100.0)
+    assert await store.conversations_of(BEN) == [("group", "Mine")]
+    assert await store.owner_of("group") == BEN
+
+
+async def test_adapters_trained_on_the_person_are_flagged(store: Store) -> None:
+    await store.add_turn(turn("r1", ANN, "a", SECRET, 10.0))
+    await store.add_turn(turn("r2", BEN, "b", "Mine", 10.0))
+    for number, user in (("1", ANN), ("2", BEN)):
+        await add_pair(store, f"p{number}", user, f"r{number}", "words")
+        await add(
+            store,
+            runs,
+            id=f"run{number}",
+            key=number,
+            stage="dpo",
+            recipe="",
+            state="promoted",
+            why="",
+            started_by="",
+            folder="",
+            dataset="",
+            adapter="",
+            figures={},
+            problem="",
+            attempts=0,
+            created_at=1.0,
+            updated_at=1.0,
+        )
+        await add(store, run_pairs, run_id=f"run{number}", pair_id=f"p{number}", split="train")
+        await add(
+            store,
+            adapters,
+            name=f"adapter{number}",
+            run_id=f"run{number}",
+            path="",
+            base="",
+            digest="",
+            manifest={},
+            state="live",
+            created_at=1.0,
+        )
+    erased = await erase(store, ANN, now=100.0)
+    query = sa.select(adapters.c.name).where(adapters.c.flagged_at == 100.0)
+    flagged = await store.run(lambda connection: connection.execute(query).scalars().all())
+    assert list(flagged) == ["adapter1"]
+    assert erased.adapters == 1
+
+
+async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(store: Store) -> None:
+    await erase(store, ANN, now=100.0)
+    await store.add_turn(turn("r1", ANN, "a", SECRET, 99.0))
+    await store.add_turn(turn("r2", ANN, "a", "New", 101.0))
+    assert [one.question for one in await store.history("a", rounds=10)] == ["New"]
+
+
+async def test_an_export_is_complete_and_has_nothing_of_others(store: Store, inbox: Inbox) -> None:
+    await store.add_turn(turn("r1", ANN, "group", "Mine", 10.0), [b"jpeg"])
+    await store.add_turn(turn("r2", BEN, "group", SECRET, 20.0))
+    await store.add_feedback(Feedback("r1", ANN, Rating.UP))
+    await store.add_feedback(Feedback("r2", ANN, Rating.DOWN, correction="Better"))
+    await store.add_feedback(Feedback("r1", BEN, Rating.DOWN, comment=SECRET))
+    await store.choose_language(ANN, "zh")
+    await inbox.put(UserMessage("m3", Platform.TELEGRAM, "group", ANN, "Waiting"))
+    await inbox.put(UserMessage("m4", Platform.TELEGRAM, "group", BEN, SECRET))
+    await add_pair(store, "p1", ANN, "r2", SECRET)
+    found = await export(store, ANN)
+    assert SECRET not in json.dumps(found)
+    assert (found["person"], found["language"]) == (ANN, "zh")
+    assert [(one["question"], one["photos"]) for one in found["turns"]] == [("Mine", ["anBlZw=="])]
+    assert [one["correction"] for one in found["ratings"]] == ["", "Better"]
+    assert [one["text"] for one in found["waiting"]] == ["Waiting"]
+    assert [one["id"] for one in found["pairs"]] == ["p1"]
