@@ -759,7 +759,7 @@ def test_a_message_that_cannot_be_stored_stays_in_the_box(
         raise StoreError("The disk is full.")
 
     visitor = visit()
-    monkeypatch.setattr(visitor.site.desk.inbox, "put", full_disk)
+    monkeypatch.setattr(visitor.site.desk.inbox, "take", full_disk)
     visitor.box.fill("帆布鞋怎么洗？")
     visitor.box.press("Enter")
     expect(visitor.page.get_by_role("alert")).to_have_text(say("not_saved", "zh"))
