@@ -440,7 +440,6 @@ class Engine:
         log.info(
             "answered",
             reply=reply.id,
-            conversation=reply.conversation_id,
             outcome=reply.outcome,
             adapter=reply.adapter,
             own_ms=round(reply.timings.own * 1000, 1),

@@ -91,7 +91,8 @@ _REFUSAL = re.compile(
 )
 
 # A syllable said four times in a row, or a phrase three times: the model has lost its way.
-_LOOP = re.compile(r"([^\W\d_]{1,8}?)\1{3,}|(.{9,80}?)\2{2,}", re.DOTALL)
+_SYLLABLES, _SYLLABLE_TIMES = range(1, 9), 4
+_PHRASES, _PHRASE_TIMES = range(9, 81), 3
 # Fewer English words than this are the question's own, not a passage's.
 _ENOUGH_WORDS = 15
 
@@ -241,7 +242,7 @@ async def guarded(
         # Sentences that were whole the last time have been looked at for good.
         if ground.unsupported(text[settled:ready], finished=finished) is not None:
             raise AnswerUnsupported("The model's answer holds something its passages do not.")
-        if _LOOP.search(text, 0, ready):
+        if any(_loops(text, end) for end in range(shown + 1, ready + 1)):
             raise AnswerUnsupported("The model says the same again and again.")
         yield Piece(text[shown:ready], piece.finish_reason)
         settled = _last_sentence(text[:ready], settled)
@@ -283,6 +284,30 @@ def _last_sentence(text: str, start: int) -> int:
     """Where the last sentence of `text` begins that begins at or after `start`."""
     last = sentences(text[start:])[-1:]
     return text.rindex(last[0]) if last else start
+
+
+def _loops(text: str, end: int) -> bool:
+    """Whether the text up to `end` ends in the same syllable or phrase, said too often in a row."""
+    for length in _SYLLABLES:
+        said = text[end - length : end]
+        if _repeats(text, end, length, _SYLLABLE_TIMES) and said.isalpha():
+            return True
+    # A phrase that is said again shows in its last letters, which can be found quickly.
+    shortest, longest = _PHRASES[0], _PHRASES[-1]
+    ending = text[max(0, end - shortest) : end]
+    place = end
+    while (place := text.rfind(ending, max(0, end - shortest - longest), place - 1)) >= 0:
+        length = end - shortest - place
+        if length in _PHRASES and _repeats(text, end, length, _PHRASE_TIMES):
+            return True
+        place += shortest
+    return False
+
+
+def _repeats(text: str, end: int, length: int, times: int) -> bool:
+    """Whether the text up to `end` ends in `length` characters that stand there `times` times."""
+    start = end - length * times
+    return start >= 0 and text[start : end - length] == text[start + length : end]
 
 
 def is_refusal(text: str) -> bool:

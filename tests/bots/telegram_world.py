@@ -138,16 +138,16 @@ async def opened(
 @asynccontextmanager
 async def running(world: World, *, answering: bool = True) -> AsyncIterator[World]:
     """Poll while the block runs, and answer unless told otherwise."""
-    poll = asyncio.create_task(world.polling.run())
-    try:
+    async with AsyncExitStack() as stack:
         if answering:
-            async with world.desk.lanes.running():
-                yield world
-        else:
+            await stack.enter_async_context(world.desk.lanes.running())
+        poll = asyncio.create_task(world.polling.run())
+        try:
             yield world
-    finally:
-        poll.cancel()
-        await asyncio.wait({poll})
+        finally:
+            # Nothing more is taken in while the lanes drain.
+            poll.cancel()
+            await asyncio.wait({poll})
 
 
 @asynccontextmanager

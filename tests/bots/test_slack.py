@@ -436,14 +436,14 @@ async def test_what_could_not_be_committed_comes_again(
     tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, fake) as world:
-        put, failures = world.desk.inbox.put, [StoreError("full")]
+        submit, failures = world.desk.lanes.submit, [StoreError("full")]
 
         async def full_disk(message: UserMessage) -> bool:
             if failures:
                 raise failures.pop()
-            return await put(message)
+            return await submit(message)
 
-        monkeypatch.setattr(world.desk.inbox, "put", full_disk)
+        monkeypatch.setattr(world.desk.lanes, "submit", full_disk)
         async with running(world):
             await fake.send_until_acknowledged(fake.message(QUESTION))
             await fake.answered()

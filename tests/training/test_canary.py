@@ -20,7 +20,16 @@ from core.settings import load_settings
 from core.store import Store
 from core.tables import adapters, audit, routes
 from tests.training.canary_world import DAY, START, World, thumbs
-from training.canary import Canary, Decision, Evidence, Step, decide, rating_test, read_evidence
+from training.canary import (
+    DUEL_ALPHA,
+    Canary,
+    Decision,
+    Evidence,
+    Step,
+    decide,
+    rating_test,
+    read_evidence,
+)
 from training.sprt import Standing, duel_evidence
 
 RULES = load_settings(environment={}).training.canary
@@ -133,7 +142,7 @@ def promotes_wrongly(rng: random.Random) -> bool:
     won = 0
     for count in range(1, 151):
         won += rng.random() < 0.5
-        if duel_evidence(won, count - won) >= 100:
+        if duel_evidence(won, count - won) >= 1 / DUEL_ALPHA:
             return True
     return False
 
@@ -224,9 +233,9 @@ async def test_disliked_answers_bring_it_back(world: World, canary: Canary) -> N
 
 async def test_answers_that_fail_bring_it_back_at_once(world: World, canary: Canary) -> None:
     await canary.start("new", who="test", now=START)
-    for number in range(4):
+    for number in range(5):
         await world.answer("new", START + number, failure="AnswerIncomplete")
-    assert await look(canary, START + 5) == Decision(Step.ROLL_BACK, "fails")
+    assert await look(canary, START + 6) == Decision(Step.ROLL_BACK, "fails")
 
 
 async def test_somebody_who_rates_all_day_is_one_person(world: World, canary: Canary) -> None:

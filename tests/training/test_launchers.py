@@ -117,7 +117,8 @@ async def test_a_child_that_lives_on_is_found_followed_and_not_doubled(tmp_path:
         cwd=Path(__file__).parents[2],
     )
     assert starter.stdout is not None
-    await starter.stdout.readline()
+    while b"waiting" not in await starter.stdout.readline():
+        pass
     starter.kill()
     await starter.communicate()
     launcher = LocalLauncher()
