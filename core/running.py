@@ -45,5 +45,6 @@ async def _stoppable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
     try:
         return await work
     finally:
-        for number in ours:
+        # Whoever was told to stop ends now: being told so again must not cut that short.
+        for number in () if received else ours:
             signal.signal(number, signal.SIG_DFL)
