@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = """
 import asyncio
+import sys
 from core.running import run
 
 async def work() -> None:
@@ -17,32 +18,47 @@ async def work() -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        await asyncio.sleep(0)
+        print("closing", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
         print("closed", flush=True)
 
 run(work())
 """
 
 
+def _stop(script: str, *signals: signal.Signals) -> tuple[bytes, int]:
+    """Send the signals once the work is open; what it says at last, and its status."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        first, *others = signals
+        process.send_signal(first)
+        assert process.stdout.readline() == b"closing\n"
+        for number in others:
+            process.send_signal(number)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        return process.stdout.read(), process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_stop_lets_everything_be_closed(number: signal.Signals) -> None:
     # Whoever runs the tests under nohup hands an ignored SIGHUP down.
     heeding = f"import signal\nsignal.signal({number:d}, signal.SIG_DFL)\n{SCRIPT}"
-    with subprocess.Popen([sys.executable, "-c", heeding], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
-        process.send_signal(number)
-        process.send_signal(number)
-        assert process.stdout.read() == b"closed\n"
-    assert process.returncode == 128 + number
+    assert _stop(heeding, number, number) == (b"closed\n", 128 + number)
 
 
 def test_what_nohup_ignores_is_ignored() -> None:
     ignoring = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SCRIPT}"
-    with subprocess.Popen([sys.executable, "-c", ignoring], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read() == b"closed\n"
+        said, _ = process.communicate(b"\n")
+        assert said == b"closing\nclosed\n"
     assert process.returncode == 128 + signal.SIGTERM
