@@ -1,0 +1,132 @@
+"""A rollback by another process, on the real embedded server, while answers are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from core import registry as registry_module
+from core.messages import Adapter, ChatMessage
+from core.model import OpenAIChatModel, Sampling
+from core.registry import Registry
+from core.settings import at_root
+from core.store import Store
+from training.adapters import Adapters, NewAdapter
+from training.servers.embedded import ServerOptions, running
+
+EXPERT = at_root("data/embedded/expert")
+PROMPT = (ChatMessage("user", "拖鞋？"),)
+PROMISED_SECONDS = 10
+
+
+def save_adapter(folder: Path, seed: int) -> Path:
+    """An adapter of the expert with random weights: it never comes to an end of its own."""
+    torch.manual_seed(seed)
+    network = AutoModelForCausalLM.from_pretrained(EXPERT, dtype=torch.float32)
+    adapted = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with running(ServerOptions(EXPERT, "solemate", "127.0.0.1", 0)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def adapters(store: Store, tmp_path: Path) -> Adapters:
+    """Two registered adapters, the second of them live."""
+    made = Adapters(store, tmp_path / "adapters")
+    for number in (1, 2):
+        output = await asyncio.to_thread(save_adapter, tmp_path / f"run-{number}", number)
+        new = NewAdapter(f"dpo-{number}", output, str(EXPERT), "", {})
+        found = await made.register(new, who="test", now=float(number))
+        await made.promote(found.name, who="test", now=float(number))
+    return made
+
+
+class People:
+    """They ask one question after the other, and remember who answered."""
+
+    def __init__(self, registry: Registry, model: OpenAIChatModel) -> None:
+        self.registry = registry
+        self.model = model
+        self.answered: list[str] = []
+
+    async def ask(self, person: str, tokens: int, begun: asyncio.Event | None = None) -> str:
+        """The adapter that answered; raises where the answer failed."""
+        name = await self.registry.choose(person)
+        sampling, pieces = Sampling(max_tokens=tokens, temperature=1.0, seed=1), 0
+        async with aclosing(self.model.stream(PROMPT, name, sampling)) as stream:
+            async for _ in stream:
+                pieces += 1
+                if begun is not None:
+                    begun.set()
+        assert pieces
+        self.answered.append(name)
+        return name
+
+    async def ask_until(self, person: str, name: str) -> None:
+        """Ask again and again, until this adapter answers."""
+        while await self.ask(person, tokens=4) != name:
+            pass
+
+
+async def test_a_rollback_takes_seconds_and_costs_no_answer(
+    url: str,
+    store: Store,
+    adapters: Adapters,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "ROUTE_SECONDS", 0.1)
+    async with (
+        OpenAIChatModel(
+            url, "", base_model="solemate", first_token_seconds=60, deadline_seconds=120
+        ) as model,
+        Store(f"sqlite:///{tmp_path / 's.db'}", exclusive=False) as other,
+    ):
+        registry = Registry(model, "solemate", None, store=store, key=b"key")
+        async with registry.reconciling(), asyncio.TaskGroup() as tasks:
+            people, begun = People(registry, model), asyncio.Event()
+            await people.ask_until("anna", "shoes-v2")
+            long = tasks.create_task(people.ask("bea", tokens=150, begun=begun))
+            await begun.wait()
+            operator = Adapters(other, tmp_path / "adapters")
+            await operator.roll_back(who="test", now=9.0)
+            async with asyncio.timeout(PROMISED_SECONDS):
+                await people.ask_until("anna", "shoes-v1")
+        assert long.result() == "shoes-v2"
+        assert set(people.answered) == {"shoes-v1", "shoes-v2"}
+
+
+async def test_an_adapter_that_was_registered_is_served_from_its_place(
+    url: str, store: Store, adapters: Adapters
+) -> None:
+    found = await adapters.get("shoes-v2")
+    assert found.adapter == Adapter("shoes-v2", found.path, str(EXPERT), found.digest)
+    async with OpenAIChatModel(
+        url, "", base_model="solemate", first_token_seconds=60, deadline_seconds=120
+    ) as model:
+        registry = Registry(model, "solemate", None, store=store)
+        await registry.refresh()
+        await registry.reconcile()
+        assert set(await model.models()) == {"solemate", "shoes-v1", "shoes-v2"}
+        assert await registry.choose("anna") == "shoes-v2"
