@@ -15,6 +15,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import CollectorRegistry
 
 from bots.bot import Bot, Prepare, Question
+from bots.headstart import HeadStart
 from bots.metrics import Metrics
 from core.engine import Engine
 from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
@@ -129,7 +130,7 @@ class Lanes:
         message's person: whoever is a new person each time is known by something else.
         """
         await self._limits.count(sender or message.user_id, photos=message.photo_count)
-        if self._tasks is not None and not self._slots.locked():
+        if self._tasks is not None and self._is_next(message):
             return await self._take(message, self._tasks)
         fresh = await self._inbox.put(message)
         self._woken.set()
@@ -168,32 +169,47 @@ class Lanes:
         async with self._slots:
             yield
 
+    def _is_next(self, message: UserMessage) -> bool:
+        """Whether a message that comes now may be answered at once, and by nobody but us."""
+        busy = any(message.conversation_id == conversation for conversation, _ in self._stops)
+        return self._store.exclusive and not busy and not self._slots.locked()
+
     async def _take(self, message: UserMessage, tasks: asyncio.TaskGroup) -> bool:
-        """Commit a message with its lease and answer it at once, where its turn has come.
+        """Commit a message with its lease; its answer begins meanwhile, and is shown after that.
 
         The slot for it is taken before, so that nobody is overtaken who waits for one. What is
         leased is answered even if whoever sent it has left in the meantime.
         """
         await self._slots.acquire()
+        ahead = None
+        if message.platform not in self._prepare:
+            stop = asyncio.Event()
+            ahead = HeadStart(self._engine.answer(message, stop=stop), stop)
         taking = asyncio.ensure_future(self._inbox.take(message))
         self._taking.add(taking)
         taking.add_done_callback(self._taking.discard)
-        taking.add_done_callback(lambda _: self._answer_taken(taking, tasks))
+        taking.add_done_callback(lambda _: self._answer_taken(taking, ahead, tasks))
         receipt = await asyncio.shield(taking)
         return receipt.fresh
 
-    def _answer_taken(self, taking: asyncio.Task[Receipt], tasks: asyncio.TaskGroup) -> None:
+    def _answer_taken(
+        self, taking: asyncio.Task[Receipt], ahead: HeadStart | None, tasks: asyncio.TaskGroup
+    ) -> None:
         failed = taking.cancelled() or taking.exception() is not None
         letter = None if failed else taking.result().letter
         if letter is not None:
-            self._start(letter, tasks)
+            self._start(letter, tasks, ahead)
             return
+        if ahead is not None:
+            tasks.create_task(ahead.end())
         self._slots.release()
         self._woken.set()
 
-    def _start(self, letter: Letter, tasks: asyncio.TaskGroup) -> None:
+    def _start(
+        self, letter: Letter, tasks: asyncio.TaskGroup, ahead: HeadStart | None = None
+    ) -> None:
         """Answer a letter in a task that gives the slot back, taken before, in the end."""
-        task = tasks.create_task(self._handle(letter))
+        task = tasks.create_task(self._handle(letter, ahead))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
         task.add_done_callback(lambda _: self._slots.release())
@@ -239,16 +255,16 @@ class Lanes:
             async with asyncio.timeout(POLL_SECONDS):
                 await self._woken.wait()
 
-    async def _handle(self, letter: Letter) -> None:
+    async def _handle(self, letter: Letter, ahead: HeadStart | None) -> None:
         """Answer one letter; what fails is tried again, and put aside after three times."""
         message = letter.message
         key = _key(message)
-        self._stops[key] = asyncio.Event()
+        stop = self._stops[key] = ahead.stop if ahead else asyncio.Event()
         bot = self._bots.get(message.platform, _SwitchedOff())
         try:
             if letter.attempts > MOST_LEASES:
                 raise SolemateError(f"The message ended the program {MOST_LEASES} times.")
-            async with aclosing(self._events(letter, self._stops[key])) as events:
+            async with aclosing(self._events(letter, stop, ahead)) as events:
                 await bot.show(message, events)
             await self._inbox.done(letter)
         except asyncio.CancelledError:
@@ -264,6 +280,8 @@ class Lanes:
         finally:
             del self._stops[key]
             self._woken.set()
+            if ahead is not None:
+                await ahead.end()
 
     async def _put_aside(self, letter: Letter, bot: Bot, exc: Exception) -> None:
         """Try again later, or give up with one apology; a refused message is not tried again."""
@@ -280,7 +298,9 @@ class Lanes:
         except Exception:
             log.exception("apology_failed", message=letter.message.id)
 
-    async def _events(self, letter: Letter, stop: asyncio.Event) -> AsyncGenerator[Event, None]:
+    async def _events(
+        self, letter: Letter, stop: asyncio.Event, ahead: HeadStart | None
+    ) -> AsyncGenerator[Event, None]:
         """The engine's events; for a message answered before a crash, the stored reply again."""
         message, turn = letter.message, None
         if letter.answered:
@@ -288,14 +308,19 @@ class Lanes:
         if turn is not None:
             yield Done(turn.reply)
             return
-        prepare = self._prepare.get(message.platform)
-        asked = await prepare(message) if prepare else Question(message)
-        answer = self._engine.answer(asked.message, history=asked.history, stop=stop)
+        answer = ahead.events() if ahead else await self._answer(message, stop)
         async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, Done):
                     self.metrics.answered(message.platform, event.reply)
                 yield event
+
+    async def _answer(
+        self, message: UserMessage, stop: asyncio.Event
+    ) -> AsyncGenerator[Event, None]:
+        prepare = self._prepare.get(message.platform)
+        asked = await prepare(message) if prepare else Question(message)
+        return self._engine.answer(asked.message, history=asked.history, stop=stop)
 
     async def _drain(self) -> None:
         """Let answers under way end; after 25 seconds their letters go back to the inbox."""

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from bots.lanes import Allowance, Limits
 from bots.web.desk import Desk
 from core.errors import Busy, NotFound, SolemateError, StoreError
-from core.inbox import Letter
+from core.inbox import Letter, Receipt
 from core.messages import Done, Event, Platform, UserMessage
 from core.tables import inbox, turns
 from tests.bots.desks import open_desk
@@ -125,6 +126,48 @@ async def test_a_message_is_answered_though_its_sender_left_while_it_was_committ
         await asyncio.gather(holding, bot.ended.wait())
         assert submitting.cancelled()
     assert bot.shown == ["m1"]
+
+
+async def test_an_answer_begins_while_its_message_is_committed_and_is_shown_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bot, begun = RecordingBot(), asyncio.Event()
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        engine_answers, inbox_takes = desk.engine.answer, desk.inbox.take
+
+        async def answer(message: UserMessage, **options: Any) -> AsyncGenerator[Event, None]:
+            async for event in engine_answers(message, **options):
+                begun.set()
+                yield event
+
+        async def take(message: UserMessage) -> Receipt:
+            await begun.wait()
+            assert bot.started == []
+            return await inbox_takes(message)
+
+        monkeypatch.setattr(desk.engine, "answer", answer)
+        monkeypatch.setattr(desk.inbox, "take", take)
+        await desk.lanes.submit(ask(1))
+        await bot.ended.wait()
+    assert bot.shown == ["m1"]
+
+
+async def test_what_cannot_be_committed_is_not_answered_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bot = RecordingBot()
+    async with lanes_of(tmp_path, bot, width=1) as desk, desk.lanes.running():
+        with monkeypatch.context() as broken:
+
+            async def full(_: UserMessage) -> Receipt:
+                raise StoreError("The disk is full.")
+
+            broken.setattr(desk.inbox, "take", full)
+            with pytest.raises(StoreError):
+                await desk.lanes.submit(ask(1))
+        await desk.lanes.submit(ask(2))
+        await bot.ended.wait()
+    assert bot.started == ["m2"]
 
 
 async def test_the_same_message_is_answered_once(tmp_path: Path) -> None:
