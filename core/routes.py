@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from core.audit import append
-from core.errors import ConfigError
 from core.messages import Adapter
 from core.tables import adapters, routes
 
@@ -127,14 +126,6 @@ def registered(connection: Connection, names: Iterable[str]) -> dict[str, Adapte
         row.name: Adapter(row.name, Path(row.path), row.base, row.digest)
         for row in connection.execute(query)
     }
-
-
-def check_known(name: str, known: Iterable[str]) -> None:
-    """Raise `ConfigError` for a name that is no adapter's."""
-    names = sorted(known)
-    if name not in names:
-        listed = f"known are {', '.join(names)}" if names else "none is registered yet"
-        raise ConfigError(f"There is no adapter {name!r}; {listed}.")
 
 
 def _standing(route: Route, name: str) -> str:

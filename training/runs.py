@@ -228,7 +228,8 @@ class Runs:
         `frozen` notes which pairs it holds. Raises `RunMoved` where the run is not as `run` says.
         """
         assert to in _NEXT.get(run.state, frozenset()), f"{run.state} never leads to {to}"
-        noted = {"dataset": run.dataset, "attempt": run.attempts, **changes, **(detail or {})}
+        known = {"dataset": run.dataset, "attempts": run.attempts}
+        noted = {**known, **changes, **(detail or {})}
 
         def work(connection: Connection) -> None:
             self._write(connection, run, {**changes, "state": to.value, "updated_at": now})

@@ -87,6 +87,12 @@ def start(
 
 
 @group.command()
+def wait(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Stay with a run until it ends or needs somebody; drive it where no solemate is running."""
+    _print_end(run(_wait(context.obj, name)), as_json)
+
+
+@group.command()
 def cancel(context: typer.Context, name: Name, operator: Operator = "") -> None:
     """End a run that is not being tried on people yet; its pairs wait for the next one."""
     from training.runs import RunState
@@ -156,34 +162,38 @@ async def begin_run(
 ) -> None:
     """What `runs start` and `train … --from-feedback` do."""
     name = recipe or settings.training.recipe
-    from training.loop import opened_loop
-
     if dry_run:
         async with open_store(settings, exclusive=False) as store:
             await _show_what_would_run(settings, store, stage, name, as_json)
         return
-    async with _runs(settings) as (store, runs):
+    async with _runs(settings) as (_, runs):
         who = operator or getpass.getuser()
         begun = await runs.begin(stage, name, who=who, now=time.time())
-        if wait:
-            async with opened_loop(settings, store) as loop:
-                begun = await _see_through(loop, begun)
-    if as_json:
-        print_json(_summary(begun))
-        return
-    out.print(f"{begun.id}: {begun.state}. {escape(begun.problem)}".strip())
-    if not wait:
+    if wait:
+        begun = await _wait(settings, begun.id)
+    _print_end(begun, as_json)
+    if not wait and not as_json:
         out.print("It is driven by the running solemate, or by the next one that starts.")
 
 
-async def _see_through(loop: Loop, begun: Run) -> Run:
+async def _wait(settings: Settings, name: str) -> Run:
+    from training.loop import opened_loop
+
+    async with (
+        open_store(settings, exclusive=False) as store,
+        opened_loop(settings, store) as loop,
+    ):
+        return await _see_through(loop, name)
+
+
+async def _see_through(loop: Loop, name: str) -> Run:
     """Stay with a run, with a bar while it trains, wherever it is driven."""
     from training.commands.progress import training_bar
 
-    driven = asyncio.create_task(loop.schedule.see_through(begun.id))
+    driven = asyncio.create_task(loop.schedule.see_through(name))
     try:
-        with training_bar(begun.id) as show_progress:
-            async for progress in _progress(loop, begun.id, driven):
+        with training_bar(name) as show_progress:
+            async for progress in _progress(loop, name, driven):
                 show_progress(progress)
         return await driven
     finally:
@@ -298,6 +308,13 @@ def _stage(text: str) -> RunStage:
     raise ConfigError(f"There is no stage {text!r}; a run is dpo or kto.")
 
 
+def _print_end(found: Run, as_json: bool) -> None:
+    if as_json:
+        print_json(_summary(found))
+    else:
+        out.print(f"{found.id}: {found.state}. {escape(found.problem)}".strip())
+
+
 def _summary(found: Run) -> dict[str, Any]:
     return {
         "run": found.id,
@@ -328,7 +345,7 @@ def _print_run(found: Run, pairs: dict[str, str], steps: list[AuditRow]) -> None
         print_rows(figures if isinstance(figures, list) else [figures], as_json=False)
     table = Table("when", "who", "from", "to", "attempt", "seal")
     for row in steps:
-        attempt = str(row.detail.get("attempt", ""))
+        attempt = str(row.detail.get("attempts", ""))
         table.add_row(_moment(row.at), row.who, row.before, row.after, attempt, row.digest[:16])
     out.print(table)
     held = sum(side == "held_out" for side in pairs.values())
