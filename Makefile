@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-EXTRAS := serve-cpu,train,telegram,slack,dev
+EXTRAS := serve-cpu,train,telegram,slack,redis,tracing,dev
 # Wheels that pip finds by itself (a CPU build of torch, say) are found by uv as well.
 ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
