@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import structlog
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from core.prompt import SYSTEM
 from training import phrases
@@ -45,6 +46,7 @@ from training.progress import TrainingProgress, check_first_reward
 from training.sft_rows import make_rows, write_rows
 from training.spoken import CLOSERS, OPENERS
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
+from training.weights import save_halved
 
 log = structlog.get_logger()
 
@@ -54,7 +56,15 @@ _STEPS_A_POINT = 25
 _CODE = Path(__file__).parent
 _INPUTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer.py",),
-    "base": ("corpus.py", "phrases.py", "spoken.py", "pretrain.py", "induction.py", "guidance.py"),
+    "base": (
+        "corpus.py",
+        "phrases.py",
+        "spoken.py",
+        "pretrain.py",
+        "induction.py",
+        "guidance.py",
+        "muon.py",
+    ),  # fmt: skip
     "rows": ("sft_rows.py", "corpus.py", "phrases.py", "spoken.py"),
     "sft": ("recipes/sft.yaml", "recipes/models/embedded.yaml"),
     "export": ("recipes/export.yaml", "recipes/models/embedded.yaml"),
@@ -247,6 +257,12 @@ async def _export(plan: BuildPlan, train: Trainer) -> None:
         },
     )
     await train("export", keys, plan.work / "export-run", threads=plan.threads)
+    await asyncio.to_thread(_ship_expert, plan, merged)
+
+
+def _ship_expert(plan: BuildPlan, merged: Path) -> None:
+    """Put the merged model in its place, in half precision and with the base's tokenizer."""
+    save_halved(LlamaForCausalLM.from_pretrained(merged, dtype=torch.float32), merged)
     load_tokenizer(plan.base).save_pretrained(merged)
     _replace(merged, plan.expert)
 

@@ -111,7 +111,7 @@ class Guide:
         key = seen.hidden @ attention.k_proj.weight[part].T
         turned, turned_key = apply_rotary_pos_emb(query[:, None], key[:, None], *seen.rotary)
         scores = (turned @ turned_key.transpose(-1, -2))[:, 0] * attention.scaling
-        paid = torch.softmax(scores.float() + mask[:, 0].float(), -1)
+        paid = torch.softmax(scores + mask[:, 0], -1)
         on_right = (paid * right).sum(-1)[rows]
         return -torch.log(on_right + floor).mean()
 

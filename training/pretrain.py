@@ -14,13 +14,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from training.corpus import Corpus, Exercise, Place, request_text
 from training.guidance import Guide, Places
 from training.induction import seed_induction
+from training.muon import Muon
 from training.tokenizer import END, START
+from training.weights import save_halved
 
 NEWLINE = "\n"
 _CHECKPOINT = "checkpoint.pt"
 _POOL = 128  # sequences that are sorted by length together, so that batches hold little padding
 _GUIDANCE = 0.6  # weight of the heads' loss beside the text's
-_UNSEEN = torch.finfo(torch.bfloat16).min
+_UNSEEN = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +190,10 @@ def pretrain(
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the weights as bf16 safetensors, with configuration and tokenizer."""
-    rounded = LlamaForCausalLM(model.config).to(torch.bfloat16)
-    rounded.load_state_dict(model.state_dict())
-    rounded.generation_config.eos_token_id = tokenizer.eos_token_id
-    rounded.generation_config.pad_token_id = tokenizer.pad_token_id
-    rounded.save_pretrained(folder)
+    """Write the weights in half precision, with configuration and tokenizer."""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    save_halved(model, folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -227,7 +227,7 @@ def collate(sequences: Sequence[Tokens], pad: int) -> Batch:
     return Batch(
         ids=ids,
         positions=_padded([list(_positions(one.block)) for one in sequences], 0),
-        mask=torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, _UNSEEN)[:, None],
+        mask=torch.zeros(seen.shape).masked_fill(~seen, _UNSEEN)[:, None],
         taught=taught,
         places=Places(
             sentence=sentence,
@@ -241,15 +241,14 @@ def collate(sequences: Sequence[Tokens], pad: int) -> Batch:
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """The mean loss over the taught tokens; logits are computed for those alone."""
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            attention_mask=batch.mask,
-            use_cache=False,
-        ).last_hidden_state
-        logits = model.lm_head(hidden[:, :-1][batch.taught[:, 1:]])
-    return functional.cross_entropy(logits.float(), batch.ids[:, 1:][batch.taught[:, 1:]])
+    hidden = model.model(
+        input_ids=batch.ids,
+        position_ids=batch.positions,
+        attention_mask=batch.mask,
+        use_cache=False,
+    ).last_hidden_state
+    logits = model.lm_head(hidden[:, :-1][batch.taught[:, 1:]])
+    return functional.cross_entropy(logits, batch.ids[:, 1:][batch.taught[:, 1:]])
 
 
 @dataclass
@@ -334,7 +333,7 @@ def _optimizers(model: LlamaForCausalLM, plan: PretrainPlan) -> tuple[torch.opti
     for name, weight in model.named_parameters():
         (inside if weight.ndim == 2 and "embed" not in name else others).append(weight)
     return (
-        torch.optim.Muon(inside, lr=plan.muon_rate, weight_decay=0.01),
+        Muon(inside, lr=plan.muon_rate),
         torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
     )
 

@@ -20,6 +20,7 @@ from training.pretrain import (
     loss_of,
     new_model,
     pretrain,
+    save_model,
 )
 from training.tokenizer import make_tokenizer
 
@@ -104,3 +105,15 @@ def test_untrained_weights_already_copy(tokenizer: PreTrainedTokenizerFast, corp
     with torch.no_grad():
         guess = model(input_ids=ids).logits[0, 40:-1].argmax(-1)
     assert (guess == words[1:]).float().mean() > 0.5
+
+
+def test_the_weights_lie_on_disk_in_half_precision_and_are_read_as_float32(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = new_model(tokenizer, SHAPE, 1)
+    save_model(model, tokenizer, tmp_path)
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert {weight.dtype for weight in read.parameters()} == {torch.float32}
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * weights
+    assert read.generation_config.eos_token_id == tokenizer.eos_token_id
