@@ -584,6 +584,12 @@ async def _open_loop(stack: AsyncExitStack, settings: Settings, store: Store) ->
     except ImportError as exc:
         log.warning("no_training", missing=exc.name, advice="install the extra `train`")
         return None
+    if settings.training.launcher == "ray":
+        finding = await _examine_cluster(settings)
+        if finding.advice:
+            # Answers do not need it, and it may come back before a run does.
+            log.warning("training_cluster", found=finding.found, advice=finding.advice)
+            err.print(f"Training: {finding.found}. {finding.advice}", style="yellow")
     return await stack.enter_async_context(opened_loop(settings, store))
 
 
@@ -624,13 +630,21 @@ def _telegram_access(settings: Settings) -> Access | None:
 
 
 def _probes(settings: Settings) -> dict[str, Probe]:
-    """What looks at the platforms that are switched on."""
+    """What looks at the platforms that are switched on, and at the training cluster."""
     probes: dict[str, Probe] = {}
     if settings.secrets.TELEGRAM_BOT_TOKEN is not None:
         probes["telegram"] = lambda: _examine_telegram(settings)
     if settings.secrets.SLACK_BOT_TOKEN is not None:
         probes["slack"] = lambda: _examine_slack(settings)
+    if settings.training.launcher == "ray":
+        probes["training"] = lambda: _examine_cluster(settings)
     return probes
+
+
+async def _examine_cluster(settings: Settings) -> Finding:
+    from training.ray_probe import examine_cluster
+
+    return await examine_cluster(settings)
 
 
 async def _examine_slack(settings: Settings) -> Finding:

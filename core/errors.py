@@ -14,6 +14,7 @@ SolemateError
 │   ├── AnswerUnsupported  the model's answer holds something that its passages do not
 │   └── ModelMissing     the model server does not have the model or adapter that was asked for
 ├── TrainingFailed       a training run ended badly; names the log file
+├── ClusterUnavailable   the training cluster is unreachable, or refuses
 └── AdapterRejected      the adapter did not pass its checks
     └── NoHotLoad        the model server takes no adapters while it runs
 """
@@ -117,6 +118,10 @@ class ModelMissing(ModelUnavailable):
 
 class TrainingFailed(SolemateError):
     """A training run ended badly; the message names its log file."""
+
+
+class ClusterUnavailable(SolemateError):
+    """The training cluster is unreachable, or refuses; a job there may be well all the same."""
 
 
 class AdapterRejected(SolemateError):

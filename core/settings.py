@@ -177,7 +177,9 @@ class Canary(_Section):
 class Training(_Section):
     recipe: Annotated[str, Field(min_length=1)]
     python: str
-    launcher: Literal["local"]
+    launcher: Literal["local", "ray"]
+    ray_address: Annotated[str, Field(pattern=r"^https?://")]
+    ray_gpus: Annotated[int, Field(ge=0)]
     nice: Annotated[int, Field(ge=0, le=19)]
     timeout_minutes: Positive
     stall_minutes: Positive
@@ -218,6 +220,7 @@ class Secrets(_Section):
     SLACK_BOT_TOKEN: SecretStr | None = None
     SLACK_APP_TOKEN: SecretStr | None = None
     SLACK_SIGNING_SECRET: SecretStr | None = None
+    RAY_AUTH_TOKEN: SecretStr | None = None
 
 
 class Settings(_Section):

@@ -29,7 +29,8 @@ _WRAPPER = (
     'echo $$ > "$0/job.pid.new" && mv "$0/job.pid.new" "$0/job.pid"; "$@"; code=$?; '
     'echo "$code" > "$0/job.exit.new" && mv "$0/job.exit.new" "$0/job.exit"; exit "$code"'
 )
-_PID, _EXIT = "job.pid", "job.exit"
+PID, EXIT = "job.pid", "job.exit"
+"""Where a job's side notes that it has begun, and how it ended."""
 # Every process of a job has this variable, and its children inherit it.
 _MARK = "SOLEMATE_JOB"
 _CHUNK = 65536
@@ -65,6 +66,11 @@ class Job:
 class Launcher(Protocol):
     """A place where jobs run."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether jobs run on another machine, and go on there when this one stops."""
+        ...
+
     async def submit(self, job: Job) -> None:
         """Start the job, unless it was started before."""
         ...
@@ -84,6 +90,10 @@ class Launcher(Protocol):
         """End the job and every process of it; nothing where it has ended."""
         ...
 
+    async def forget(self, job: Job) -> None:
+        """End what an earlier job in the same folder left, and let the next one start."""
+        ...
+
     async def fetch(self, job: Job, output: Path) -> Path:
         """The folder `output` that the job wrote, on this machine."""
         ...
@@ -95,6 +105,8 @@ class LocalLauncher:
     A child outlives a solemate that is killed; the next one goes on reading its log. `niceness`
     leaves the processor to whoever answers people (0 to 19, as `nice` has it).
     """
+
+    elsewhere = False
 
     def __init__(self, niceness: int = 0, stop_seconds: float = 10.0) -> None:
         """`stop_seconds` lie between the request to end and the kill."""
@@ -110,16 +122,7 @@ class LocalLauncher:
         nice = ("nice", "-n", str(self._niceness)) if self._niceness else ()
         with job.log.open("ab") as words:
             child = await asyncio.create_subprocess_exec(
-                *(
-                    "env",
-                    f"{_MARK}={job.folder}",
-                    "sh",
-                    "-c",
-                    _WRAPPER,
-                    str(job.folder),
-                    *nice,
-                    *job.command,
-                ),
+                *marked(job, nice),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,
@@ -136,7 +139,7 @@ class LocalLauncher:
             return JobStatus(JobState.NEW)
         # Alive is asked first: a job that ends in between has left its exit status by then.
         alive = self._is_child(job) or _leads(job, pid) or bool(_processes(job))
-        code = _number(job.folder / _EXIT)
+        code = number_in(job.folder / EXIT)
         if code is not None:
             return JobStatus(JobState.ENDED, code)
         return JobStatus(JobState.RUNNING if alive else JobState.GONE)
@@ -170,7 +173,7 @@ class LocalLauncher:
     async def forget(self, job: Job) -> None:
         """End what an earlier job in the same folder left, and let the next one start."""
         await self.stop(job)
-        for file in (job.folder / _PID, job.folder / _EXIT, job.log):
+        for file in (job.folder / PID, job.folder / EXIT, job.log):
             file.unlink(missing_ok=True)
 
     async def fetch(self, job: Job, output: Path) -> Path:
@@ -194,10 +197,20 @@ class LocalLauncher:
     def _pid(self, job: Job) -> int | None:
         """The leader of the job's group; None before the job was started."""
         child = self._children.get(job.folder)
-        return child.pid if child is not None else _number(job.folder / _PID)
+        return child.pid if child is not None else number_in(job.folder / PID)
 
 
-def _number(file: Path) -> int | None:
+def marked(job: Job, before: Sequence[str] = ()) -> list[str]:
+    """The job's command as its side runs it: noting in its folder how it goes.
+
+    `before` stands before the command itself.
+    """
+    wrapper = ("sh", "-c", _WRAPPER, str(job.folder))
+    return ["env", f"{_MARK}={job.folder}", *wrapper, *before, *job.command]
+
+
+def number_in(file: Path) -> int | None:
+    """The number that a job's side has noted; None before it has."""
     try:
         return int(file.read_text("utf-8"))
     except (OSError, ValueError):

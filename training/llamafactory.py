@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import ConfigError, TrainingFailed
 from core.settings import ROOT
-from training.launchers import Job, JobState, JobStatus, LocalLauncher
+from training.launchers import Job, JobState, JobStatus, Launcher, LocalLauncher
 from training.progress import ProgressReader, TrainingProgress
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -120,15 +120,18 @@ async def run_llamafactory(
     on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
     threads: int = 2,
     program: Sequence[str] | None = None,
+    launcher: Launcher | None = None,
+    name: str = "",
 ) -> Path:
     """Run `llamafactory-cli COMMAND` (`train` or `export`) with these keys; the path of its log.
 
-    Recipe and log are written to `folder`; `program` stands in for LLaMA-Factory. Its processes end
-    with us; where we are killed, they are ended before the folder is used again. Raises
-    `TrainingFailed` naming the log when it ends badly or leaves no finished result.
+    Recipe and log are written to `folder`; `program` stands in for LLaMA-Factory. It runs on this
+    machine, or where `launcher` has jobs run, by the id `name`. Its processes end with us; where we
+    are killed, they are ended before the folder is used again. Raises `TrainingFailed` naming the
+    log when it ends badly or leaves no finished result.
     """
-    job = llamafactory_job(command, keys, folder, threads=threads, program=program)
-    launcher = LocalLauncher()
+    job = llamafactory_job(command, keys, folder, name=name, threads=threads, program=program)
+    launcher = launcher or LocalLauncher()
     await launcher.forget(job)
     write_recipe(command, keys, folder)
     await launcher.submit(job)

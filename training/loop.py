@@ -28,12 +28,12 @@ from training.dataset import (
     load_frozen,
 )
 from training.dpo_rows import make_talked_pairs
-from training.launchers import LocalLauncher
 from training.lease import Lease
 from training.llamafactory import Value, recipe
 from training.material import load_material
 from training.pair_rules import open_rules
 from training.pairs import accepted, unpaired
+from training.ray_jobs import open_launcher
 from training.rows import DpoRow
 from training.runs import Run, Runs, RunState
 from training.schedule import Schedule, Timetable
@@ -100,7 +100,7 @@ def open_loop(
     freezer = Freezer(settings, store, rules)
     steps = Steps(
         runs,
-        LocalLauncher(settings.training.nice),
+        open_launcher(settings),
         _release(settings, store, evaluate),
         freeze=freezer.freeze,
         plan=lambda run, frozen: plan_run(settings, run, frozen),

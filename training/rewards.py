@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core.errors import TrainingFailed
 from training.eval_sets import PairRow
+from training.launchers import Launcher
 from training.llamafactory import Value, program_for, recipe, run_llamafactory, write_dataset_info
 
 _DATASET = "held_out_pairs"
@@ -60,17 +61,26 @@ async def measure_rewards(pairs: Sequence[PairRow], candidate: Candidate, folder
 
 
 async def measure_frozen(
-    pairs: int, candidate: Candidate, folder: Path, *, dataset: tuple[Path, str]
+    pairs: int,
+    candidate: Candidate,
+    folder: Path,
+    *,
+    dataset: tuple[Path, str],
+    launcher: Launcher | None = None,
+    name: str = "",
 ) -> Rewards:
     """Measure an adapter on so many pairs that are a dataset already: its folder and its name.
 
-    Keys and log are kept in `folder`. Raises `TrainingFailed` like `measure_rewards`.
+    Keys and log are kept in `folder`. `launcher` has it run elsewhere, by the id `name`. Raises
+    `TrainingFailed` like `measure_rewards`.
     """
     # What an earlier measurement found must not be taken for this one's.
     (folder / _RESULTS).unlink(missing_ok=True)
     keys = reward_keys(candidate, folder, dataset=dataset)
     program = program_for("train", keys, candidate.python or sys.executable)
-    log_path = await run_llamafactory("train", keys, folder, program=program)
+    log_path = await run_llamafactory(
+        "train", keys, folder, program=program, launcher=launcher, name=name
+    )
     return _read(folder / _RESULTS, pairs, log_path)
 
 

@@ -182,6 +182,9 @@ class Steps:
                 _remove(run.output)
                 return await self._runs.get(run.id)
             status = await self._launcher.status(job)
+            if status.state is JobState.NEW:
+                # A cluster that was started anew has forgotten a job that was still waiting.
+                return run
             if status.state is JobState.GONE or status.code in _KILLED:
                 return await self._try_again(run, "it was killed")
             check_ended(plan.command, plan.keys, status, job.log)
@@ -208,6 +211,10 @@ class Steps:
             forget = False
         except LeaseLost:
             stop = False
+            raise
+        except asyncio.CancelledError:
+            # On another machine it goes on; the next start finds it by its id.
+            stop = not self._launcher.elsewhere
             raise
         except TrainingFailed:
             forget = False

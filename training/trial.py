@@ -27,6 +27,7 @@ from training.gate import Compared, Instruments, Passed, Trained
 from training.golden_eval import Golden, GoldenRow, measure_golden, open_engines
 from training.lineup import Label, Lineup, Remote, Served, serving
 from training.material import load_entries
+from training.ray_jobs import open_launcher
 from training.rewards import Candidate, Rewards, measure_frozen
 from training.runs import Run
 from training.scores import rouge_l
@@ -107,6 +108,8 @@ class Trials:
             Candidate(Path(base), adapter, run.recipe, self._settings.training.python),
             run.attempt / "gate" / name,
             dataset=(frozen.folder, "held_out"),
+            launcher=open_launcher(self._settings),
+            name=f"{run.id}-{run.attempts}-gate-{name}",
         )
 
     async def _live_rewards(

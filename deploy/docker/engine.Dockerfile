@@ -2,7 +2,7 @@
 # The engine: chat page, API, bots, retrieval and vision. Build it from the project's root:
 #   docker build -f deploy/docker/engine.Dockerfile -t solemate-engine .
 # For a machine with an NVIDIA card add
-#   --build-arg EXTRAS="--extra telegram --extra slack --extra gpu" --build-arg TORCH=auto
+#   --build-arg EXTRAS="--extra telegram --extra slack --extra train --extra gpu" --build-arg TORCH=auto
 FROM python:3.11-slim-bookworm
 
 # pg_dump for `solemate backup`: Debian 12 has version 15, which reads servers up to 15.
@@ -30,7 +30,7 @@ COPY deploy/profiles deploy/profiles
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python .venv/bin/python --no-deps --editable . \
     && useradd --system --uid 10001 --home-dir /state --create-home solemate \
-    && install --directory --owner 10001 --mode 0700 /state/adapters /backups
+    && install --directory --owner 10001 --mode 0700 /state/adapters /state/runs /state/datasets /backups
 
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

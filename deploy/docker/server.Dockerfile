@@ -33,7 +33,7 @@ COPY deploy/profiles deploy/profiles
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python .venv/bin/python --no-deps --editable . \
     && useradd --system --uid 10001 --home-dir /state --create-home solemate \
-    && install --directory --owner 10001 --mode 0700 /state/adapters
+    && install --directory --owner 10001 --mode 0700 /state/adapters /state/runs /state/datasets
 
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

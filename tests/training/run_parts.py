@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from core.messages import ChatMessage
 from core.prompt import build_prompt
+from training.dataset import Frozen
 from training.pairs import Origin, PairState, PreferencePair, RatedAnswer
+from training.pretrain import Shape, new_model
+from training.runs import Run
+from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
+from training.train import TrainingPlan, plan_training
 
 # No two of these questions are nearly the same.
 SHOES = (
@@ -67,3 +75,31 @@ def rated(number: int, *, liked: bool) -> RatedAnswer:
 def count_words(prompt: Sequence[ChatMessage], answer: str) -> int:
     """A tokenizer of our own: one token a word."""
     return sum(len(message.content.split()) for message in prompt) + len(answer.split())
+
+
+def make_tiny_model(folder: Path) -> Path:
+    """A model that was never trained, with the shipped one's tokenizer and chat form."""
+    folder.mkdir()
+    save_tokenizer(make_tokenizer(["一字拖是拖鞋。"]), folder)
+    shape = Shape(layers=5, width=64, heads=4, inner=64)
+    new_model(load_tokenizer(folder), shape, seed=1).save_pretrained(folder)
+    return folder
+
+
+def two_steps_of(model: Path) -> Callable[[Run, Frozen], TrainingPlan]:
+    """Plans of runs that train this model for two steps, with LLaMA-Factory itself."""
+
+    def plan(run: Run, frozen: Frozen) -> TrainingPlan:
+        made = plan_training(
+            "dpo",
+            run.folder.parent,
+            datetime(2026, 3, 1),
+            model=str(model),
+            frozen=frozen.folder,
+            folder=run.attempt,
+            output=run.output,
+        )
+        small = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1}
+        return replace(made, keys={**made.keys, **small})
+
+    return plan

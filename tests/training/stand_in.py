@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.training.run_parts import count_words, pair
 from training.dataset import FreezeRules, Frozen, RunStage, freeze_pairs
-from training.launchers import LocalLauncher
+from training.launchers import Launcher, LocalLauncher
 from training.pairs import PreferencePair
 from training.progress import TrainingProgress
 from training.runs import Run, Runs, RunState
@@ -114,6 +114,7 @@ class Workshop:
     seen: list[TrainingProgress] = field(default_factory=list)
     limits: Limits = Limits(timeout_seconds=60.0, stall_seconds=60.0, attempts=3)
     clock: Callable[[], float] = lambda: 0.0
+    launcher: Callable[[], Launcher] = lambda: LocalLauncher(stop_seconds=1.0)
 
     def __post_init__(self) -> None:
         self.how = self.folder / "how"
@@ -136,7 +137,7 @@ class Workshop:
     def steps(self, on_progress: Callable[[Run, TrainingProgress], None] | None = None) -> Steps:
         return Steps(
             self.runs,
-            LocalLauncher(stop_seconds=1.0),
+            self.launcher(),
             self.fake.release(),
             freeze=self.freeze,
             plan=self.plan,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,12 @@ from transformers import AutoTokenizer
 
 from core.store import Store, upsert
 from core.tables import pairs
-from tests.training.run_parts import pair
+from tests.training.run_parts import make_tiny_model, pair, two_steps_of
 from tests.training.stand_in import Workshop
-from training.dataset import Frozen
 from training.launchers import LocalLauncher
 from training.pairs import to_row
-from training.pretrain import Shape, new_model
-from training.runs import Run, Runs, RunState
+from training.runs import Runs, RunState
 from training.steps import Limits, Steps
-from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
-from training.train import TrainingPlan, plan_training
-
-
-@pytest.fixture
-def tiny_model(tmp_path: Path) -> Path:
-    """A model that was never trained, with the shipped one's tokenizer and chat form."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    save_tokenizer(make_tokenizer(["一字拖是拖鞋。"]), folder)
-    shape = Shape(layers=5, width=64, heads=4, inner=64)
-    new_model(load_tokenizer(folder), shape, seed=1).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -43,33 +27,21 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 @pytest.mark.timeout(900)
 async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
-    store: Store, tmp_path: Path, tiny_model: Path
+    store: Store, tmp_path: Path
 ) -> None:
+    tiny_model = make_tiny_model(tmp_path / "tiny")
     shop = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
     shop.pool[:] = [pair(number) for number in range(4)]
     for one in shop.pool:
         row = to_row(one) | {"decided_at": 1.0}
         await store.run(lambda connection, row=row: upsert(connection, pairs, row, key=("id",)))
 
-    def plan(run: Run, frozen: Frozen) -> TrainingPlan:
-        made = plan_training(
-            "dpo",
-            tmp_path,
-            datetime(2026, 3, 1),
-            model=str(tiny_model),
-            frozen=frozen.folder,
-            folder=run.attempt,
-            output=run.output,
-        )
-        small = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1}
-        return replace(made, keys={**made.keys, **small})
-
     steps = Steps(
         shop.runs,
         LocalLauncher(),
         shop.fake.release(),
         freeze=shop.freeze,
-        plan=plan,
+        plan=two_steps_of(tiny_model),
         datasets=tmp_path / "datasets",
         limits=Limits(timeout_seconds=900.0, stall_seconds=900.0, attempts=1),
         on_progress=lambda run, progress: shop.seen.append(progress),

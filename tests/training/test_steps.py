@@ -18,7 +18,7 @@ from core.store import Store, upsert
 from core.tables import pairs
 from tests.training.stand_in import Workshop, with_limits
 from training.charts import draw
-from training.launchers import Job
+from training.launchers import Job, LocalLauncher
 from training.lease import Lease, LeaseLost
 from training.pairs import PreferencePair, to_row
 from training.runs import Run, RunMoved, Runs, RunState
@@ -303,6 +303,27 @@ async def test_stopping_solemate_stops_the_training_and_leaves_nothing_half_done
     shop.told("good")
     again = await shop.until(S.EVALUATING, run=await shop.runs.get(run.id))
     assert again.attempts == 1
+
+
+async def test_stopping_solemate_leaves_a_training_on_another_machine_to_be_found_again(
+    shop: Workshop,
+) -> None:
+    class Elsewhere(LocalLauncher):
+        elsewhere = True
+
+    shop.launcher = lambda: Elsewhere(stop_seconds=1.0)
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    begun = asyncio.Event()
+    task = asyncio.create_task(shop.steps(lambda run, progress: begun.set()).advance(run))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    found = list(processes_of(shop.folder))
+    assert found
+    for process in found:
+        process.kill()
 
 
 async def test_a_run_that_is_cancelled_while_it_trains_ends_its_processes(shop: Workshop) -> None:
