@@ -170,9 +170,9 @@ class Lanes:
             yield
 
     def _is_next(self, message: UserMessage) -> bool:
-        """Whether a message that comes now may be answered at once, and by nobody but us."""
+        """Whether a message that comes now may be answered at once, as far as we can tell."""
         busy = any(message.conversation_id == conversation for conversation, _ in self._stops)
-        return self._store.exclusive and not busy and not self._slots.locked()
+        return not busy and not self._slots.locked()
 
     async def _take(self, message: UserMessage, tasks: asyncio.TaskGroup) -> bool:
         """Commit a message with its lease; its answer begins meanwhile, and is shown after that.

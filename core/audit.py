@@ -19,13 +19,13 @@ from sqlalchemy.engine import Connection
 
 from core.store import Store
 from core.tables import audit
+from core.transactions import lock
 
 log = structlog.get_logger()
 
 _FIELDS = ("at", "who", "subject", "before", "after", "detail")
 # What the first row's seal holds in place of a digest before it.
 _START = "0" * 64
-_LOCK = 0xA0D17
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,8 @@ def append(
 
     `detail` is for ids, hashes and figures; a person's text never belongs here.
     """
-    if connection.dialect.name == "postgresql":
-        # Two rows sealed with the same digest before them would fork the chain.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    # Two rows sealed with the same digest before them would fork the chain.
+    lock(connection, "audit")
     row = {
         "at": at,
         "who": who,

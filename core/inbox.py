@@ -25,6 +25,7 @@ from core.errors import Busy
 from core.messages import Platform, UserMessage
 from core.store import Store, upsert
 from core.tables import inbox, posts, turns
+from core.transactions import lock
 
 log = structlog.get_logger()
 
@@ -108,16 +109,15 @@ class Inbox:
         return receipt.fresh
 
     async def take(self, message: UserMessage) -> Receipt:
-        """Commit a message like `put`, and in the same commit lease it to us where that is right.
+        """Commit a message like `put`, and lease it to us where nothing of its conversation waits.
 
-        That is where nothing of its conversation waits, and where no other process could be
-        leasing it at this moment. Whoever calls has to answer it then.
+        Whoever calls has to answer it then.
         """
-        lease = self._store.exclusive
-        return await self._store.run(lambda connection: self._put(connection, message, lease=lease))
+        return await self._store.run(lambda connection: self._put(connection, message, lease=True))
 
     def _put(self, connection: Connection, message: UserMessage, *, lease: bool) -> Receipt:
         now, key = self._clock(), _key(message)
+        _lock_conversation(connection, message)
         if connection.execute(_KNOWN, key).first() is not None:
             return Receipt(fresh=False)
         alone = self._count_waiting(connection, message) == 0
@@ -154,6 +154,7 @@ class Inbox:
         )
 
         def work(connection: Connection) -> bool:
+            _lock_conversation(connection, message)
             if not upsert(connection, inbox, key, key=KEY):
                 return False
             row = connection.execute(growing).one_or_none()
@@ -429,6 +430,11 @@ def _of_this_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
         table.c.platform == sa.bindparam("platform"),
         table.c.conversation_id == sa.bindparam("conversation"),
     )
+
+
+def _lock_conversation(connection: Connection, message: UserMessage) -> None:
+    """Let two messages of a conversation come one after the other, whoever takes them in."""
+    lock(connection, f"inbox:{message.platform}:{message.conversation_id}")
 
 
 def _key(message: UserMessage) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from core.tables import (
     tombstones,
     turns,
 )
+from core.transactions import lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ async def export(store: Store, user_id: str) -> dict[str, Any]:
 
 
 def _erase(connection: Connection, user_id: str, at: float) -> Erased:
+    # What is being answered is stored before this, and goes, or after it, and is not stored.
+    lock(connection, user_id)
     tombstone = {"user_id": user_id, "erased_at": at}
     upsert(connection, tombstones, tombstone, key=("user_id",), update=("erased_at",))
     shared_since = _conversations_of(connection, user_id)

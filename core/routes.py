@@ -15,14 +15,13 @@ from sqlalchemy.engine import Connection
 from core.audit import append
 from core.messages import Adapter
 from core.tables import adapters, routes
+from core.transactions import lock
 
 State = Literal["copying", "ready", "canary", "live", "retired", "rolled_back", "erased"]
 """What has become of a registered adapter; `ready` has passed its gate and answers nobody yet.
 
 `erased` is gone for good: somebody in its data was erased, and so were its files.
 """
-
-_LOCK = 0x50071E5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +80,7 @@ def last_route(connection: Connection) -> Route | None:
 
 def lock_routes(connection: Connection) -> None:
     """Let nobody else change the route until this transaction ends."""
-    # SQLite's transactions hold its one lock from their beginning.
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    lock(connection, "routes")
 
 
 def change_route(

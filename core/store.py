@@ -2,7 +2,8 @@
 
 Everything goes through SQLAlchemy Core, in dialect-neutral statements but for the upserts that
 SQLite and PostgreSQL spell alike. SQLite has one writer: all statements of a `Store` run one
-after the other on one thread, and a lock file keeps a second process out.
+after the other on one thread, and a lock file keeps a second process out. On PostgreSQL many
+transactions run at once, in this process and in others: what looks before it writes takes a `lock`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ from core.tables import (
     tombstones,
     turns,
 )
-from core.transactions import Transactions
+from core.transactions import ParallelTransactions, Transactions, lock
 
 log = structlog.get_logger()
 # PostgreSQL takes no NUL, and half of a surrogate pair has no UTF-8 form.
@@ -74,6 +75,10 @@ _MIGRATION_LOCK = 0x501E3A7E
 # How long it stays known that writing works, or that it does not. The small write that finds out
 # may fit on a disk that has just had no room for a message, so a failure counts for a while, too.
 KNOWN_SECONDS = 10.0
+# Connections to PostgreSQL: so many transactions run at once.
+CONNECTIONS = 8
+# A server that has vanished without a word is noticed after so many seconds.
+_SILENCE_SECONDS = 15
 
 
 class Store:
@@ -92,7 +97,7 @@ class Store:
         self._clock = clock
         self._known: _Known | None = None
         self._exit = AsyncExitStack()
-        self._transactions: Transactions
+        self._transactions: Transactions | ParallelTransactions
 
     @property
     def exclusive(self) -> bool:
@@ -100,13 +105,16 @@ class Store:
         return self._exclusive and self._url.get_backend_name() == "sqlite"
 
     async def __aenter__(self) -> Self:
-        thread = self._exit.enter_context(ThreadPoolExecutor(1, "store"))
+        one_writer = self._url.get_backend_name() == "sqlite"
+        threads = ThreadPoolExecutor(1 if one_writer else CONNECTIONS, "store")
+        self._exit.enter_context(threads)
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(thread, self._open)
+            engine = await asyncio.get_running_loop().run_in_executor(threads, self._open)
         except BaseException:
             await self._exit.aclose()
             raise
-        self._transactions = Transactions(engine, thread)
+        kind = Transactions if one_writer else ParallelTransactions
+        self._transactions = kind(engine, threads)
         return self
 
     async def __aexit__(
@@ -150,7 +158,7 @@ class Store:
         self._exit.callback(lock.release)
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction on the store's thread; its result after the commit.
+        """Run `work` in a transaction on a thread of the store; its result after the commit.
 
         `work` may be done again after a rollback, so it only talks to the database.
         """
@@ -185,6 +193,7 @@ class Store:
         """
 
         def work(connection: Connection) -> None:
+            lock(connection, turn.user_id)
             erased_at = connection.execute(_ERASED, {"user": turn.user_id}).scalar()
             if (erased_at or 0.0) >= turn.asked_at:
                 return
@@ -292,6 +301,7 @@ class Store:
         at = time.time() if now is None else now
 
         def work(connection: Connection) -> None:
+            lock(connection, f"verdict:{feedback.reply_id}:{feedback.user_id}")
             known = sa.select(turns.c.reply_id).where(turns.c.reply_id == feedback.reply_id)
             if connection.execute(known).first() is None:
                 raise NotFound(f"There is no reply {feedback.reply_id!r}.")
@@ -499,7 +509,17 @@ def _migrations() -> AlembicConfig:
 
 def _engine(url: sa.URL) -> sa.Engine:
     # Parameters are people's texts, which no error message and no log may hold.
-    engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True}
+    if url.get_backend_name() == "postgresql":
+        connect = {
+            "connect_timeout": 5,
+            "keepalives_idle": _SILENCE_SECONDS // 3,
+            "keepalives_interval": _SILENCE_SECONDS // 3,
+            "keepalives_count": 2,
+            "tcp_user_timeout": _SILENCE_SECONDS * 1000,
+        }
+        options |= {"pool_size": CONNECTIONS, "connect_args": connect}
+    engine = sa.create_engine(url, **options)
     if url.get_backend_name() == "sqlite":
         if sqlite3.sqlite_version_info < SAFE_SQLITE:
             log.warning(

@@ -16,6 +16,7 @@ from core.audit import append
 from core.errors import ConfigError, NotFound, SolemateError
 from core.store import Store, upsert
 from core.tables import audit, pairs, run_pairs, runs, turns
+from core.transactions import lock
 from training.dataset import Frozen, RunStage
 from training.lease import Lease
 
@@ -152,6 +153,8 @@ class Runs:
 
         def work(connection: Connection) -> bool:
             self._check_lease(connection)
+            # Two operators who begin one at the same moment begin one.
+            lock(connection, "runs")
             if connection.execute(sa.select(runs.c.id).where(_ACTIVE)).first() is not None:
                 return False
             if not upsert(connection, runs, row, key=("key",)):

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from core.figures import Waiting, count_since, count_waiting
 from core.inbox import Inbox
 from core.messages import Feedback, Outcome, Platform, Rating, Reply, Turn, UserMessage
 from core.store import Store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 'solemate.db'}") as opened:
-        yield opened
 
 
 async def answered(store: Store, number: int, user: str, at: float, outcome: Outcome) -> None:

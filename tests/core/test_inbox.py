@@ -1,5 +1,8 @@
 """The inbox: once in, a message is answered once, in its turn, or put aside."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -50,13 +53,10 @@ async def test_a_message_comes_back_as_it_was_put(inbox: Inbox) -> None:
     assert (letter.message, letter.attempts, letter.received_at) == (whole, 1, 1000.0)
 
 
-async def test_a_message_is_leased_as_it_comes_where_no_other_process_could_lease_it(
-    inbox: Inbox, store: Store
-) -> None:
+async def test_a_message_is_leased_as_it_comes(inbox: Inbox) -> None:
     receipt = await inbox.take(message(1))
     assert receipt.fresh
-    assert (receipt.letter is not None) == store.exclusive
-    letter = receipt.letter or await inbox.lease()
+    letter = receipt.letter
     assert letter is not None
     assert (letter.message, letter.attempts, letter.received_at) == (message(1), 1, 1000.0)
     assert await leased(inbox) is None
@@ -361,3 +361,54 @@ async def test_a_persons_waiting_messages_are_found_in_every_conversation(inbox:
     for one in (message(1), message(2, "c2"), replace(message(3, "c2"), user_id="ben")):
         await inbox.put(one)
     assert [one.id for one in await inbox.pending_of("ann")] == ["m1", "m2"]
+
+
+# Several processes on one PostgreSQL.
+
+
+@pytest.fixture
+async def replicas(postgres_url: str) -> AsyncIterator[list[Inbox]]:
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(Store(postgres_url)) for _ in range(3)]
+        yield [Inbox(store, owner=f"replica {n}", depth=50) for n, store in enumerate(stores)]
+
+
+async def test_of_messages_that_come_at_once_one_is_leased_as_it_comes(
+    replicas: list[Inbox],
+) -> None:
+    receipts = await asyncio.gather(
+        *(inbox.take(message(number, "c1")) for number, inbox in enumerate(replicas))
+    )
+    assert [receipt.fresh for receipt in receipts] == [True] * 3
+    (first,) = [receipt.letter for receipt in receipts if receipt.letter is not None]
+    assert [await leased(inbox) for inbox in replicas] == [None] * 3
+    await replicas[0].done(first)
+    assert await leased(replicas[0]) is not None
+
+
+async def test_replicas_that_lease_at_once_answer_each_message_once_and_in_order(
+    replicas: list[Inbox],
+) -> None:
+    for number in range(48):
+        await replicas[0].put(message(number, f"c{number % 6}"))
+    answered: list[UserMessage] = []
+    under_way: set[str] = set()
+
+    async def lane(inbox: Inbox) -> None:
+        while len(answered) < 48:
+            letter = await inbox.lease()
+            if letter is None:
+                await asyncio.sleep(0)
+                continue
+            conversation = letter.message.conversation_id
+            assert conversation not in under_way
+            under_way.add(conversation)
+            await asyncio.sleep(0)
+            answered.append(letter.message)
+            under_way.remove(conversation)
+            await inbox.done(letter)
+
+    await asyncio.gather(*(lane(inbox) for inbox in replicas for _ in range(4)))
+    for conversation in range(6):
+        own = [one.id for one in answered if one.conversation_id == f"c{conversation}"]
+        assert own == [f"m{number}" for number in range(conversation, 48, 6)]

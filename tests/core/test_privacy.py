@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -27,12 +25,6 @@ from core.tables import adapters, metadata, pairs, run_pairs, runs, tombstones
 
 ANN, BEN = "telegram:ann", "telegram:ben"
 SECRET = "violet zebras"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 'solemate.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -131,12 +131,6 @@ class Clock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path}/solemate.db") as opened:
-        yield opened
-
-
-@pytest.fixture
 def adapter(tmp_path: Path) -> Adapter:
     """A folder with a good adapter, beside the base model it was trained on."""
     return write_adapter(tmp_path / "spoken", write_base(tmp_path / "base"))

@@ -407,15 +407,32 @@ async def test_many_writers_at_once_never_see_a_locked_database(store: Store) ->
     assert await count(store, feedback_events) == 100
 
 
-async def test_a_lost_postgresql_connection_is_replaced(postgres: str) -> None:
-    async with Store(postgres.replace("postgresql:", "postgresql+psycopg:")) as store:
+async def test_a_lost_postgresql_connection_is_replaced(postgres_url: str) -> None:
+    async with Store(postgres_url) as store:
         own = sa.select(sa.func.pg_backend_pid())
         pid = await store.run(lambda connection: connection.execute(own).scalar_one())
-        server = sa.create_engine(postgres.replace("postgresql:", "postgresql+psycopg:"))
+        server = sa.create_engine(postgres_url)
         with server.begin() as connection:
             connection.execute(sa.select(sa.func.pg_terminate_backend(pid, 5000)))
         server.dispose()
         assert await store.run(lambda connection: connection.execute(own).scalar_one()) != pid
+
+
+async def test_a_connection_lost_in_the_middle_acknowledges_nothing_and_heals(
+    postgres_url: str,
+) -> None:
+    async with Store(postgres_url) as store:
+        await store.add_turn(make_turn())
+
+        def break_off(connection: Connection) -> None:
+            connection.execute(sa.delete(turns))
+            connection.execute(sa.select(sa.func.pg_terminate_backend(sa.func.pg_backend_pid())))
+
+        with pytest.raises(StoreError, match="nothing was acknowledged"):
+            await store.run(break_off)
+        assert await count(store, turns) == 1
+        await store.add_turn(make_turn("r2"))
+        assert await count(store, turns) == 2
 
 
 async def test_an_absent_server_is_a_store_error() -> None:

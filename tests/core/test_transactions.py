@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from core.transactions import Transactions
+from core.transactions import ParallelTransactions, Transactions, lock
 
 numbers = sa.Table("numbers", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
 
@@ -95,3 +96,87 @@ async def test_what_was_cancelled_while_it_waited_is_not_done(transactions: Watc
         given_up.cancel()
     await adding
     assert await transactions.all() == [2]
+
+
+# PostgreSQL: side by side.
+
+
+@pytest.fixture
+async def parallel(postgres_url: str) -> AsyncIterator[ParallelTransactions]:
+    engine = sa.create_engine(postgres_url)
+    numbers.create(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(numbers).values([{"number": 1}, {"number": 2}]))
+    with ThreadPoolExecutor(4) as threads:
+        yield ParallelTransactions(engine, threads)
+    engine.dispose()
+
+
+def held(number: int) -> sa.Select[tuple[int]]:
+    return sa.select(numbers.c.number).where(numbers.c.number == number).with_for_update()
+
+
+async def test_a_transaction_does_not_wait_for_another(parallel: ParallelTransactions) -> None:
+    gate = threading.Event()
+    waiting = asyncio.create_task(parallel.run(lambda _: gate.wait(60)))
+    assert await parallel.run(lambda connection: connection.scalar(held(1))) == 1
+    gate.set()
+    assert await waiting
+
+
+async def test_of_two_that_wait_for_each_other_both_are_done(
+    parallel: ParallelTransactions,
+) -> None:
+    met, tries = threading.Barrier(2), [0, 0]
+
+    def work(connection: Connection, first: int) -> None:
+        connection.execute(held(first))
+        tries[first - 1] += 1
+        if tries[first - 1] == 1:
+            met.wait(60)
+        connection.execute(held(3 - first))
+
+    await asyncio.gather(
+        parallel.run(lambda connection: work(connection, 1)),
+        parallel.run(lambda connection: work(connection, 2)),
+    )
+    assert sorted(tries) == [1, 2]
+
+
+async def test_what_another_has_written_meanwhile_is_looked_at_again(
+    parallel: ParallelTransactions,
+) -> None:
+    met, looks = threading.Barrier(2), itertools.count()
+
+    def unless_there(connection: Connection) -> bool:
+        if connection.scalar(held(9)) is not None:
+            return False
+        if next(looks) < 2:
+            met.wait(60)
+        connection.execute(sa.insert(numbers).values(number=9))
+        return True
+
+    assert sorted(await asyncio.gather(*(parallel.run(unless_there) for _ in range(2)))) == [0, 1]
+
+
+async def test_what_breaks_a_rule_each_time_is_an_error(parallel: ParallelTransactions) -> None:
+    def twice(connection: Connection) -> None:
+        connection.execute(sa.insert(numbers).values(number=1))
+
+    with pytest.raises(sa.exc.IntegrityError):
+        await parallel.run(twice)
+
+
+async def test_what_locks_the_same_goes_one_after_the_other(
+    parallel: ParallelTransactions,
+) -> None:
+    inside = []
+
+    def work(connection: Connection) -> None:
+        lock(connection, "the same")
+        inside.append(1)
+        assert sum(inside) == 1
+        connection.execute(sa.select(sa.func.pg_sleep(0.005)))
+        inside.append(-1)
+
+    await asyncio.gather(*(parallel.run(work) for _ in range(20)))

@@ -202,8 +202,8 @@ class World:
 
 
 @asynccontextmanager
-async def opened_world(folder: Path) -> AsyncIterator[World]:
-    async with Store(f"sqlite:///{folder / 'store.db'}") as store:
+async def opened_world(url: str) -> AsyncIterator[World]:
+    async with Store(url) as store:
         yield World(store)
 
 

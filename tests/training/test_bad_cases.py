@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,16 @@ from openpyxl import Workbook, load_workbook
 
 from core.errors import DataError
 from core.messages import Outcome, Rating, Reason
-from tests.training.feedback_world import BETTER, DAY, NOW, World, opened_world, rules
+from core.store import Store
+from tests.training.feedback_world import BETTER, DAY, NOW, World, rules
 from training.bad_cases import CaseGroup, grouped, read_bad_cases, safe_cell, write_sheet
 from training.collect import collect_pairs
 from training.pairs import PairState
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened_world(tmp_path) as opened:
-        yield opened
+def world(store: Store) -> World:
+    return World(store)
 
 
 async def test_each_case_says_what_to_look_at(world: World) -> None:

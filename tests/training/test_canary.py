@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist, median
@@ -40,12 +39,6 @@ LIVE = Evidence(live_liked=280, live_rated=400)
 
 def with_rules(**changes: object) -> Rules:
     return RULES.model_copy(update=changes)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from core.audit import audit_of
 from core.errors import DataError
 from core.messages import ChatMessage
 from core.settings import ROOT
+from core.store import Store
 from tests.training.feedback_world import (
     ANSWER,
     BETTER,
@@ -46,9 +46,8 @@ FILES = {
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened_world(tmp_path) as opened:
-        yield opened
+def world(store: Store) -> World:
+    return World(store)
 
 
 async def exported(world: World, folder: Path) -> dict[Format, Path]:
@@ -77,7 +76,7 @@ async def test_what_is_exported_comes_back_as_it_was(
 async def test_rated_answers_come_back_as_rows_for_kto(world: World, tmp_path: Path) -> None:
     files = await exported(world, tmp_path / "out")
     (before,) = await unpaired(world.store, NOW, OPEN_POOL)
-    async with opened_world(tmp_path / "other") as other:
+    async with opened_world(f"sqlite:///{tmp_path / 'other.db'}") as other:
         rows = read_import(files[Format.KTO], NOW)
         await import_pairs(other.store, rows, rules(), NOW, "eve", accept=True)
         (after,) = await unpaired(other.store, NOW, OPEN_POOL)

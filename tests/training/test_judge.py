@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from core.messages import Turn
 from core.model import Piece
+from core.store import Store
 from tests.fakes import FakeChatModel
-from tests.training.feedback_world import ANSWER, BETTER, World, opened_world
+from tests.training.feedback_world import ANSWER, BETTER, World
 from training.judge import TEMPERATURE, ModelJudge, RuleJudge, SecondTry
 from training.verdicts import Verdict, read_verdicts
 
@@ -18,9 +16,8 @@ DISLIKED = "您好，洗好后塞纸，放在阴凉处晾干，不要暴晒。"
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened_world(tmp_path) as opened:
-        yield opened
+def world(store: Store) -> World:
+    return World(store)
 
 
 async def disliked(world: World, answer: str = DISLIKED) -> tuple[Turn, Verdict]:

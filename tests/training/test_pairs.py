@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -26,7 +24,6 @@ from tests.training.feedback_world import (
     World,
     accepted_pair,
     make_pair,
-    opened_world,
     rules,
 )
 from training.alarms import alarms
@@ -54,9 +51,8 @@ OTHER = "你好，软刷蘸温水轻轻刷，鞋带要拆下来单独洗，晾�
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened_world(tmp_path) as opened:
-        yield opened
+def world(store: Store) -> World:
+    return World(store)
 
 
 async def only(store: Store) -> PreferencePair:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.console import Console
 from core.audit import audit_of
 from core.errors import NotFound
 from core.messages import Reason
+from core.store import Store
 from tests.training.feedback_world import (
     ANSWER,
     BETTER,
@@ -20,7 +20,6 @@ from tests.training.feedback_world import (
     NOW,
     World,
     make_pair,
-    opened_world,
     rules,
 )
 from training.collect import PairRules, collect_pairs
@@ -43,9 +42,8 @@ EDITED = "用软刷蘸 30 度温水轻轻刷洗，鞋带拆下来单独洗，别
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with opened_world(tmp_path) as opened:
-        yield opened
+def world(store: Store) -> World:
+    return World(store)
 
 
 class Terminal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,12 +19,6 @@ from training.lease import Lease
 from training.pairs import to_row
 from training.runs import Run, Runs, RunState
 from training.schedule import Schedule, Timetable, cron_trigger
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
-        yield opened
 
 
 def test_weekdays_are_names() -> None:

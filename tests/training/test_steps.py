@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -26,12 +26,6 @@ from training.seal import check_seal
 from training.steps import forget_pairs
 
 S = RunState
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture

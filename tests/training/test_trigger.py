@@ -6,7 +6,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,12 +64,6 @@ def test_a_window_that_is_none_is_refused(window: str) -> None:
 
 
 # --- looking ---
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with Store(f"sqlite:///{tmp_path / 's.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture
