@@ -31,6 +31,7 @@ from core.opening import (
     on_disk,
     open_retriever,
     open_store,
+    open_tracing,
     open_vision,
     photo_limits,
     same_settings,
@@ -178,6 +179,7 @@ def serve(
         port=port or default_port,
         adapters=dict(_named_folder(one) for one in adapter or ()),
         api_key=key.get_secret_value() if key else "",
+        tracing=context.with_resource(open_tracing(settings, "solemate-model")),
     )
     # An adapter that is asked for here has to be right; the settings' one is left out if it is not.
     named = adapter is not None or model is not None
@@ -515,6 +517,7 @@ async def _up(settings: Settings) -> None:
             )
             opened = await stack.enter_async_context(open_expert(settings))
             await opened.vision.warm()
+        tracing = stack.enter_context(open_tracing(settings, "solemate"))
         limits = settings.limits
         inbox = Inbox(opened.store, owner=uuid.uuid4().hex, depth=limits.lane_depth)
         if opened.store.exclusive:
@@ -545,6 +548,7 @@ async def _up(settings: Settings) -> None:
             ),
             width=limits.lanes,
             prepare=prepare,
+            tracing=tracing,
         )
         desk = Desk(
             opened.store,

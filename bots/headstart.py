@@ -6,17 +6,19 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
+from bots.way import Way
 from core.messages import Event
 
 
 class HeadStart:
     """Makes the first event at once, and the others when they are asked for.
 
-    `stop` is what ends this answer where it is.
+    `stop` is what ends this answer where it is, `way` the trace that it leaves.
     """
 
-    def __init__(self, events: AsyncGenerator[Event, None], stop: asyncio.Event) -> None:
+    def __init__(self, events: AsyncGenerator[Event, None], stop: asyncio.Event, way: Way) -> None:
         self.stop = stop
+        self.way = way
         self._events = events
         self._first = asyncio.ensure_future(anext(events))
 
@@ -34,3 +36,4 @@ class HeadStart:
         with suppress(asyncio.CancelledError, Exception):
             await self._first
         await self._events.aclose()
+        self.way.end()

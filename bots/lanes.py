@@ -17,11 +17,13 @@ from prometheus_client import CollectorRegistry
 from bots.bot import Bot, Prepare, Question
 from bots.headstart import HeadStart
 from bots.metrics import Metrics
+from bots.way import Way
 from core.engine import Engine
 from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
 from core.inbox import Inbox, Letter, Receipt
 from core.messages import Done, Event, Platform, UserMessage
 from core.store import Store
+from core.tracing import Span, Tracing
 
 log = structlog.get_logger()
 
@@ -85,12 +87,14 @@ class Lanes:
         width: int,
         prepare: Mapping[Platform, Prepare] | None = None,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`width` conversations are answered at the same time.
 
         `prepare` completes a platform's messages when their turn comes.
         """
         self.metrics = metrics or Metrics(CollectorRegistry())
+        self._tracing = tracing or Tracing()
         self._inbox = inbox
         self._store = store
         self._engine = engine
@@ -183,8 +187,8 @@ class Lanes:
         await self._slots.acquire()
         ahead = None
         if message.platform not in self._prepare:
-            stop = asyncio.Event()
-            ahead = HeadStart(self._engine.answer(message, stop=stop), stop)
+            stop, way = asyncio.Event(), Way(self._tracing, message)
+            ahead = HeadStart(self._engine.answer(message, stop=stop, span=way.lane), stop, way)
         taking = asyncio.ensure_future(self._inbox.take(message))
         self._taking.add(taking)
         taking.add_done_callback(self._taking.discard)
@@ -261,10 +265,12 @@ class Lanes:
         key = _key(message)
         stop = self._stops[key] = ahead.stop if ahead else asyncio.Event()
         bot = self._bots.get(message.platform, _SwitchedOff())
+        way = ahead.way if ahead else Way(self._tracing, message, letter.received_at)
+        way.left_inbox()
         try:
             if letter.attempts > MOST_LEASES:
                 raise SolemateError(f"The message ended the program {MOST_LEASES} times.")
-            async with aclosing(self._events(letter, stop, ahead)) as events:
+            async with aclosing(self._events(letter, stop, ahead, way.lane)) as events:
                 await bot.show(message, events)
             await self._inbox.done(letter)
         except asyncio.CancelledError:
@@ -272,9 +278,11 @@ class Lanes:
                 await self._inbox.give_back(letter)
             raise
         except (MessageRejected, ImageRejected) as exc:
+            way.end(type(exc).__name__)
             await self._put_aside(letter, bot, exc)
         # The outermost handler: one bad message must not stop the others.
         except Exception as exc:
+            way.end(type(exc).__name__)
             log.exception("answer_failed", message=message.id, attempt=letter.attempts)
             await self._put_aside(letter, bot, exc)
         finally:
@@ -282,6 +290,7 @@ class Lanes:
             self._woken.set()
             if ahead is not None:
                 await ahead.end()
+            way.end()
 
     async def _put_aside(self, letter: Letter, bot: Bot, exc: Exception) -> None:
         """Try again later, or give up with one apology; a refused message is not tried again."""
@@ -299,7 +308,7 @@ class Lanes:
             log.exception("apology_failed", message=letter.message.id)
 
     async def _events(
-        self, letter: Letter, stop: asyncio.Event, ahead: HeadStart | None
+        self, letter: Letter, stop: asyncio.Event, ahead: HeadStart | None, lane: Span
     ) -> AsyncGenerator[Event, None]:
         """The engine's events; for a message answered before a crash, the stored reply again."""
         message, turn = letter.message, None
@@ -308,7 +317,7 @@ class Lanes:
         if turn is not None:
             yield Done(turn.reply)
             return
-        answer = ahead.events() if ahead else await self._answer(message, stop)
+        answer = ahead.events() if ahead else await self._answer(message, stop, lane)
         async with aclosing(answer) as events:
             async for event in events:
                 if isinstance(event, Done):
@@ -316,11 +325,11 @@ class Lanes:
                 yield event
 
     async def _answer(
-        self, message: UserMessage, stop: asyncio.Event
+        self, message: UserMessage, stop: asyncio.Event, lane: Span
     ) -> AsyncGenerator[Event, None]:
         prepare = self._prepare.get(message.platform)
         asked = await prepare(message) if prepare else Question(message)
-        return self._engine.answer(asked.message, history=asked.history, stop=stop)
+        return self._engine.answer(asked.message, history=asked.history, stop=stop, span=lane)
 
     async def _drain(self) -> None:
         """Let answers under way end; after 25 seconds their letters go back to the inbox."""

@@ -43,6 +43,7 @@ from core.retrieval import Query, Relevance, Retrieved, Retriever
 from core.smalltalk import has_words, small_talk
 from core.store import Store
 from core.tags import contradicted
+from core.tracing import CARRIED, UNTRACED, Span
 from core.vision import Vision
 from core.wording import ask_back, describe_photo, photo_differs, say
 
@@ -85,6 +86,7 @@ class _Draft:
     message: UserMessage
     started: float
     asked_at: float
+    span: Span
     language: Language = "zh"
     jpegs: tuple[bytes, ...] = ()
     tags: tuple[ImageTag, ...] = ()
@@ -142,25 +144,31 @@ class Engine:
         *,
         history: Sequence[Turn] | None = None,
         stop: asyncio.Event | None = None,
+        span: Span = UNTRACED,
     ) -> AsyncGenerator[Event, None]:
         """Answer a message: events while it happens, then `Done` with the stored reply.
 
         `history` replaces the conversation's own. `stop`, once set, ends the answer where it is.
+        The steps are spans within `span`.
         Raises `MessageRejected` and `ImageRejected` for what cannot be taken; a model that fails
         never raises: the best passage is quoted.
         """
         self.check(message)
         message = replace(message, text=_UNWRITABLE.sub("", message.text))
-        draft = _Draft(message, self._clock(), time.time())
+        draft = _Draft(message, self._clock(), time.time(), span)
         turns = await self._history(message) if history is None else tuple(history)
         draft.language = _language(message, turns)
         if message.images:
-            await self._look(draft)
+            with span.child("vision"):
+                await self._look(draft)
             yield Seen(draft.tags)
         async with aclosing(self._reply(draft, turns, stop or asyncio.Event())) as events:
             async for event in events:
                 yield event
-        yield Done(await self._remember(draft))
+        with span.child("store"):
+            reply = await self._remember(draft)
+        span.note(reply=reply.id, outcome=reply.outcome.value, adapter=reply.adapter)
+        yield Done(reply)
 
     async def rate(self, feedback: Feedback) -> None:
         """Commit a verdict; the last one of a person on a reply counts. `NotFound` without it."""
@@ -177,7 +185,9 @@ class Engine:
             yield Delta(draft.text)
             return
         await self._resolve(draft, turns)
-        found = await self._search(draft)
+        with draft.span.child("retrieval") as span:
+            found = await self._search(draft)
+            span.note(passages=len(found.passages), relevance=found.relevance.value)
         if found.relevance is not Relevance.ANSWER:
             self._decline(draft, found)
             yield Delta(draft.text)
@@ -330,31 +340,35 @@ class Engine:
         )
         draft.adapter = await self._choose_adapter(message.user_id)
         asked = self._clock()
+        span = draft.span.child("model", adapter=draft.adapter)
         try:
-            async with aclosing(self._say(draft, draft.sampling, stop)) as events:
+            async with aclosing(self._say(draft, draft.sampling, stop, span)) as events:
                 async for event in events:
                     yield event
         except ModelUnavailable as exc:
             log.warning("model_failed", error=type(exc).__name__, adapter=draft.adapter)
+            span.end(type(exc).__name__)
             draft.asked, draft.failure = draft.adapter, type(exc).__name__
             quote = "quoted_unsure" if isinstance(exc, AnswerUnsupported) else "quoted"
             self._quote(draft, quote)
             yield Replaced(draft.text)
         finally:
             draft.model_seconds = self._clock() - asked
+            span.end()
 
     async def _say(
-        self, draft: _Draft, sampling: Sampling, stop: asyncio.Event
+        self, draft: _Draft, sampling: Sampling, stop: asyncio.Event, span: Span
     ) -> AsyncGenerator[Event, None]:
         """The model's text as it comes, as far as its passages support it."""
         finish, said = None, ""
         ground = _ground(draft, self._options.min_support)
-        pieces = self._pieces(draft, sampling)
+        pieces = self._pieces(draft, sampling, span)
         shown = guarded(pieces, ground, english=draft.language == "en")
         async with aclosing(pieces), aclosing(shown) as safe:
             async for piece in safe:
                 if not said:
                     draft.first_token_seconds = self._clock() - draft.started
+                    span.note(first_token_seconds=draft.first_token_seconds)
                 said += piece.text
                 finish = piece.finish_reason
                 yield Delta(piece.text)
@@ -371,8 +385,11 @@ class Engine:
         if draft.outcome is Outcome.ANSWERED:
             draft.sources = _sources(used_passages(said, draft.passages))
 
-    async def _pieces(self, draft: _Draft, sampling: Sampling) -> AsyncGenerator[Piece, None]:
+    async def _pieces(
+        self, draft: _Draft, sampling: Sampling, span: Span
+    ) -> AsyncGenerator[Piece, None]:
         """The chosen adapter's answer; the base model's where the server has lost the adapter."""
+        CARRIED.set(span.header)
         try:
             async with aclosing(
                 self._model.stream(draft.prompt, draft.adapter, sampling)

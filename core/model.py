@@ -31,6 +31,7 @@ from core.errors import (
     NotFound,
 )
 from core.messages import ChatMessage
+from core.tracing import CARRIED
 
 log = structlog.get_logger()
 
@@ -270,6 +271,7 @@ class OpenAIChatModel:
                     # between us and the first word; what comes is checked here anyway.
                     cast_to=object,
                     body=_request(prompt, model, sampling),
+                    options={"headers": _trace()},
                     stream=True,
                     stream_cls=openai.AsyncStream[object],
                 )
@@ -425,6 +427,12 @@ def _request(prompt: Sequence[ChatMessage], model: str, sampling: Sampling) -> d
     if sampling.repetition_penalty != 1.0:
         body["repetition_penalty"] = sampling.repetition_penalty
     return body
+
+
+def _trace() -> dict[str, str]:
+    """The headers by which the server goes on with the trace that this call belongs to."""
+    header = CARRIED.get()
+    return {"traceparent": header} if header else {}
 
 
 def _entry(value: object, name: str) -> object:

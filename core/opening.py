@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,9 +12,10 @@ from urllib.parse import urlsplit
 import structlog
 import typer
 
-from core.errors import SolemateError
+from core.errors import ConfigError, SolemateError
 from core.logs import configure_logs
 from core.settings import Settings, at_root, load_settings
+from core.tracing import Tracing
 
 if TYPE_CHECKING:
     from core.colours import ColourVision
@@ -45,6 +48,27 @@ def with_profile(context: typer.Context, profile: str | None) -> Settings:
         return use_settings(context, context.find_root().params["config"], profile)
     settings: Settings = context.obj
     return settings
+
+
+@contextmanager
+def open_tracing(settings: Settings, service: str) -> Iterator[Tracing]:
+    """Where the spans of this process go, which calls itself `service`; sent on leaving."""
+    wanted = settings.tracing
+    if not wanted.endpoint:
+        yield Tracing()
+        return
+    try:
+        from core.otlp import OtlpTracing
+    except ImportError as exc:
+        raise ConfigError(
+            f"tracing.endpoint is set, and {exc.name!r} is not installed: install the extra "
+            '`tracing`, or set tracing.endpoint = "".'
+        ) from exc
+    tracing = OtlpTracing(wanted.endpoint, service, wanted.share)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 def open_store(settings: Settings, *, exclusive: bool = True) -> Store:

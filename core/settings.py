@@ -205,6 +205,11 @@ class Privacy(_Section):
     train_on_chats: bool
 
 
+class Tracing(_Section):
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
+    share: Share
+
+
 class Logging(_Section):
     level: Literal["debug", "info", "warning", "error"]
     file: str
@@ -238,6 +243,7 @@ class Settings(_Section):
     feedback: Feedback
     training: Training
     privacy: Privacy
+    tracing: Tracing
     logging: Logging
     secrets: Secrets
 

@@ -19,6 +19,7 @@ from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
 from core.retrieval import Relevance, Retrieved
 from core.store import Store
+from core.tracing import Tracing
 from tests.fakes import FakeChatModel, FakeRetriever, FakeVision
 
 CANVAS = Passage(
@@ -52,6 +53,7 @@ async def open_desk(
     width: int = 4,
     depth: int = 20,
     lease_seconds: float = 60.0,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Desk]:
     """The desk; nothing is answered before its lanes are running."""
     async with Store(f"sqlite:///{folder / 'solemate.db'}") as store:
@@ -66,6 +68,7 @@ async def open_desk(
             limits=Limits(allowance),
             width=width,
             prepare=prepare,
+            tracing=tracing,
         )
         yield Desk(store, inbox, engine, lanes, feeds, PHOTO_LIMITS, 3600.0)
 

@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.errors import AdapterRejected, Busy, ConfigError, ModelUnavailable, NotFound
 from core.ports import listening
+from core.tracing import Span, Tracing
 from training.servers import decoding
 from training.servers.decoding import Chunk, Decoder, Generation
 from training.servers.lora import LoraWeights, read_adapter
@@ -69,6 +70,7 @@ class ServerOptions:
     threads: int = 1
     slots: int = 8
     waiting: int = 32
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +258,13 @@ def create_app(
     served_name: str,
     adapters: Mapping[str, Path] | None = None,
     api_key: str = "",
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """The server as an ASGI application over a running decoder, with `adapters` loaded.
 
     Raises `NotFound` or `AdapterRejected` when one of the adapters cannot be used.
     """
-    api = _Api(model, decoder, served_name)
+    api = _Api(model, decoder, served_name, tracing or Tracing())
     for name, path in (adapters or {}).items():
         api.add(name, path, read_adapter(path, model.network, model.folder))
     return Starlette(
@@ -302,6 +305,7 @@ async def running(options: ServerOptions) -> AsyncIterator[str]:
                 served_name=options.served_name,
                 adapters=options.adapters,
                 api_key=options.api_key,
+                tracing=options.tracing,
             )
             async with _answering(app, listener, decoder):
                 host, port = listener.getsockname()[:2]
@@ -322,7 +326,10 @@ async def serve(options: ServerOptions) -> None:
 class _Api:
     """The endpoints, over one model and its adapters."""
 
-    def __init__(self, model: LanguageModel, decoder: Decoder, served_name: str) -> None:
+    def __init__(
+        self, model: LanguageModel, decoder: Decoder, served_name: str, tracing: Tracing
+    ) -> None:
+        self._tracing = tracing
         self._model = model
         self._decoder = decoder
         self._served_name = served_name
@@ -352,7 +359,14 @@ class _Api:
             generation = self._decoder.submit(asked.decoding_request(tokens, room, weights))
         except Busy as busy:
             raise _ApiError(busy.status, "ServiceUnavailableError", str(busy)) from busy
-        answer = _Answer(asked, generation, self._metrics.watch(asked.model, generation))
+        span = self._tracing.begin(
+            "generate",
+            header=request.headers.get("traceparent", ""),
+            model=asked.model,
+            prompt_tokens=len(tokens),
+        )
+        chunks = _traced(span, self._metrics.watch(asked.model, generation))
+        answer = _Answer(asked, generation, chunks, span)
         if asked.stream:
             return _EventStream(answer)
         return await _unless_gone(request, answer)
@@ -454,8 +468,13 @@ class _Answer:
     """One completion on its way to the client, whole or as events."""
 
     def __init__(
-        self, asked: _ChatRequest, generation: Generation, chunks: AsyncIterator[Chunk]
+        self,
+        asked: _ChatRequest,
+        generation: Generation,
+        chunks: AsyncIterator[Chunk],
+        span: Span,
     ) -> None:
+        self._span = span
         self._asked = asked
         self._generation = generation
         self._chunks = chunks
@@ -467,6 +486,7 @@ class _Answer:
 
     def cancel(self) -> None:
         self._generation.cancel()
+        self._span.end()
 
     async def whole(self) -> Response:
         """One JSON body once the answer is complete."""
@@ -512,6 +532,14 @@ class _Answer:
             "completion_tokens": last.tokens,
             "total_tokens": read + last.tokens,
         }
+
+
+async def _traced(span: Span, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    """The chunks, with what is worth knowing of them noted."""
+    async for chunk in chunks:
+        if chunk.finish_reason:
+            span.note(answer_tokens=chunk.tokens, finish_reason=chunk.finish_reason)
+        yield chunk
 
 
 class _EventStream(StreamingResponse):
