@@ -29,6 +29,7 @@ from core.opening import (
     engine_options,
     model_address,
     on_disk,
+    open_link,
     open_retriever,
     open_store,
     open_tracing,
@@ -61,9 +62,11 @@ if TYPE_CHECKING:
     from core.engine import Engine
     from core.inbox import Inbox
     from core.index import Index, IndexFolder
+    from core.leader import Lead, Leader
     from core.messages import Platform
     from core.model import OpenAIChatModel
     from core.privacy import Pseudonyms
+    from core.redis_link import RedisLink
     from core.registry import Registry
     from core.retrieval import Retriever
     from core.store import Store
@@ -399,6 +402,7 @@ class Opened:
     """What a running expert is made of."""
 
     store: Store
+    link: RedisLink | None
     index: IndexFolder
     retriever: Retriever
     vision: ClipVision | ColourVision
@@ -415,7 +419,9 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
 
     live = live_adapter(settings.model)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings))
+        if link := open_link(settings):
+            await stack.enter_async_context(link)
+        store = await stack.enter_async_context(open_store(settings, link=link))
         index, retriever = await open_retriever(settings)
         vision = open_vision(settings)
         model = await stack.enter_async_context(open_model(settings))
@@ -431,7 +437,7 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
             report_missing=registry.report_missing,
             options=engine_options(settings),
         )
-        yield Opened(store, index, retriever, vision, model, registry, engine)
+        yield Opened(store, link, index, retriever, vision, model, registry, engine)
 
 
 @asynccontextmanager
@@ -544,7 +550,8 @@ async def _up(settings: Settings) -> None:
             limits=Limits(
                 Allowance(
                     limits.messages_per_minute, limits.photos_per_minute, limits.messages_per_day
-                )
+                ),
+                opened.link,
             ),
             width=limits.lanes,
             prepare=prepare,
@@ -561,12 +568,17 @@ async def _up(settings: Settings) -> None:
         )
         loop = await _open_loop(stack, settings, opened.store)
         intakes: dict[Platform, Intake] = {}
+        leaders = _leaders(settings)
         if telegram is not None:
-            intakes[Platform.TELEGRAM] = _telegram_calls(settings, telegram, lanes, opened, hook)
+            lead = _lead(leaders, Platform.TELEGRAM)
+            intakes[Platform.TELEGRAM] = _telegram_calls(
+                settings, telegram, lanes, opened, hook, lead
+            )
         if slack is not None:
-            intakes[Platform.SLACK] = _slack_intake(settings, slack, lanes, opened.engine)
+            lead = _lead(leaders, Platform.SLACK)
+            intakes[Platform.SLACK] = _slack_intake(settings, slack, lanes, opened.engine, lead)
         server = web_server(
-            _web(settings, opened, desk, intakes),
+            _web(settings, opened, desk, intakes, leaders),
             trusted_proxies=[str(one) for one in settings.web.trusted_proxies],
         )
         async with lanes.running(), asyncio.TaskGroup() as tasks:
@@ -579,6 +591,27 @@ async def _up(settings: Settings) -> None:
             await server.serve(sockets=[listener])
             for task in background:
                 task.cancel()
+
+
+def _leaders(settings: Settings) -> dict[Platform, Leader]:
+    """Who takes a platform's messages in, where one of several replicas does."""
+    if not settings.database.url.startswith("postgresql"):
+        return {}
+    from core.leader import Leader
+    from core.messages import Platform
+
+    called = {Platform.TELEGRAM: settings.telegram.mode, Platform.SLACK: settings.slack.mode}
+    return {
+        platform: Leader(settings.database.address, platform)
+        for platform, mode in called.items()
+        if mode in ("polling", "socket")
+    }
+
+
+def _lead(leaders: Mapping[Platform, Leader], platform: Platform) -> Lead:
+    from core.leader import alone
+
+    return leaders[platform].run if platform in leaders else alone
 
 
 async def _open_loop(stack: AsyncExitStack, settings: Settings, store: Store) -> Loop | None:
@@ -683,7 +716,12 @@ def _telegram_hook(settings: Settings) -> Hook | None:
 
 
 def _telegram_calls(
-    settings: Settings, telegram: Telegram, lanes: Lanes, opened: Opened, hook: Hook | None
+    settings: Settings,
+    telegram: Telegram,
+    lanes: Lanes,
+    opened: Opened,
+    hook: Hook | None,
+    lead: Lead,
 ) -> Polling | Webhook:
     """What takes Telegram's messages in."""
     from bots.telegram.commands import Privacy
@@ -699,7 +737,7 @@ def _telegram_calls(
         Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats),
         live,
     )
-    return telegram.polling(host) if hook is None else telegram.webhook(host, hook)
+    return telegram.polling(host, lead=lead) if hook is None else telegram.webhook(host, hook)
 
 
 async def _open_slack(
@@ -743,22 +781,27 @@ def _slack_access(settings: Settings) -> slack_front.Access | None:
 
 
 def _slack_intake(
-    settings: Settings, slack: slack_front.Slack, lanes: Lanes, engine: Engine
+    settings: Settings, slack: slack_front.Slack, lanes: Lanes, engine: Engine, lead: Lead
 ) -> Intake:
     """What takes Slack's messages in."""
     from bots.slack.home import Privacy
 
     privacy = Privacy(settings.privacy.keep_days, settings.privacy.train_on_chats)
-    return slack.intake(lanes, engine, privacy=privacy)
+    return slack.intake(lanes, engine, privacy=privacy, lead=lead)
 
 
 def _web(
-    settings: Settings, opened: Opened, desk: Desk, intakes: Mapping[Platform, Intake]
+    settings: Settings,
+    opened: Opened,
+    desk: Desk,
+    intakes: Mapping[Platform, Intake],
+    leaders: Mapping[Platform, Leader],
 ) -> FastAPI:
     """The API with the chat page on it."""
+    from bots.standby import StandbyStatus
     from bots.web.api import ApiOptions, create_api
     from bots.web.chat import mount_chat
-    from bots.web.health import Condition, PartHealth, adapter_health
+    from bots.web.health import Condition, PartHealth, adapter_health, redis_health
 
     async def model() -> PartHealth:
         if await opened.model.healthy():
@@ -782,8 +825,13 @@ def _web(
         "model": model,
         "adapter": adapter,
     }
+    if opened.link is not None:
+        parts["redis"] = partial(redis_health, opened.link)
     for platform, intake in intakes.items():
-        parts[platform] = _watched(desk, platform, intake.status)
+        status: Status = intake.status
+        if leader := leaders.get(platform):
+            status = StandbyStatus(status, leader)
+        parts[platform] = _watched(desk, platform, status)
     desk.lanes.metrics.watch_route(lambda: opened.registry.route)
     desk.lanes.metrics.watch_machine(settings.state)
     app = create_api(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from core.errors import SolemateError
 from core.messages import Done, Event, Replaced, UserMessage
 
 # A finished answer stays here this long for those who lost their connection; then the store has it.
 KEEP_SECONDS = 120.0
+# After so long without news it is asked whether another process has answered.
+ELSEWHERE_SECONDS = 1.0
+
+Elsewhere = Callable[[], Awaitable[Event | None]]
+"""The end of an answer that another process has made; raises where there will be none."""
 
 
 class Feed:
@@ -40,13 +46,17 @@ class Feed:
         if self._events:
             await self.add(Replaced(""))
 
-    async def follow(self) -> AsyncGenerator[Event, None]:
-        """All events from the first on, then those to come; raises the error that ended it."""
+    async def follow(self, elsewhere: Elsewhere | None = None) -> AsyncGenerator[Event, None]:
+        """All events from the first on, then those to come; raises the error that ended it.
+
+        `elsewhere` is asked again and again while nothing comes.
+        """
         seen = 0
         while True:
+            while not await self._has_more(seen, None if elsewhere is None else ELSEWHERE_SECONDS):
+                assert elsewhere is not None
+                await self._ask(elsewhere)
             async with self._changed:
-                while len(self._events) == seen and not self._over:
-                    await self._changed.wait()
                 fresh = self._events[seen:]
                 over, error = self._over, self._error
             for event in fresh:
@@ -56,6 +66,23 @@ class Feed:
                 if error is not None:
                     raise error
                 return
+
+    async def _has_more(self, seen: int, seconds: float | None) -> bool:
+        """Wait for more than the events seen, or for the end; false when the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: len(self._events) > seen or self._over)
+                return True
+        return False
+
+    async def _ask(self, elsewhere: Elsewhere) -> None:
+        try:
+            event = await elsewhere()
+        except SolemateError as exc:
+            await self.fail(exc)
+            return
+        if event is not None and not self._over:
+            await self.add(event)
 
 
 class Feeds:
@@ -78,15 +105,16 @@ class Feeds:
         await feed.restart()
         async for event in events:
             await feed.add(event)
-        self._forget_later(message)
+        self.forget_later(message.conversation_id, message.id)
 
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
         """End the message's feed with the error."""
         feed = self.open(message.conversation_id, message.id)
         await feed.fail(error or SolemateError("The message could not be handled."))
-        self._forget_later(message)
+        self.forget_later(message.conversation_id, message.id)
 
-    def _forget_later(self, message: UserMessage) -> None:
-        key = (message.conversation_id, message.id)
+    def forget_later(self, conversation_id: str, message_id: str) -> None:
+        """Keep the message's feed a while longer: its answer is over."""
+        key = (conversation_id, message_id)
         loop = asyncio.get_running_loop()
         loop.call_later(KEEP_SECONDS, self._feeds.pop, key, None)

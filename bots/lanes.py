@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
-from limits import RateLimitItemPerDay, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import CollectorRegistry
 
@@ -19,9 +20,10 @@ from bots.headstart import HeadStart
 from bots.metrics import Metrics
 from bots.way import Way
 from core.engine import Engine
-from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
+from core.errors import Busy, ImageRejected, MessageRejected, RedisUnavailable, SolemateError
 from core.inbox import Inbox, Letter, Receipt
 from core.messages import Done, Event, Platform, UserMessage
+from core.redis_link import KEYS, RedisLink
 from core.store import Store
 from core.tracing import Span, Tracing
 
@@ -49,10 +51,12 @@ class Allowance:
 
 
 class Limits:
-    """Counts what each person sends, in moving windows."""
+    """Counts what each person sends, in moving windows: in Redis, or here where it is away."""
 
-    def __init__(self, allowance: Allowance) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+    def __init__(self, allowance: Allowance, link: RedisLink | None = None) -> None:
+        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._link = link
+        self._shared = None if link is None else MovingWindowRateLimiter(_storage(link))
         self._minute = RateLimitItemPerMinute(allowance.messages_per_minute)
         self._day = RateLimitItemPerDay(allowance.messages_per_day)
         self._photos = RateLimitItemPerMinute(allowance.photos_per_minute)
@@ -64,13 +68,36 @@ class Limits:
             (self._minute, "minute", messages),
             (self._photos, "photos", photos),
         ):
-            if cost and not await self._limiter.hit(item, name, user_id, cost=cost):
-                window = await self._limiter.get_window_stats(item, name, user_id)
-                wait = max(1.0, window.reset_time - time.time())
+            if cost and (wait := await self._wait(item, (name, user_id), cost)):
                 raise Busy(
                     f"Too many messages: at most {item.amount} per {item.get_expiry()} seconds.",
                     retry_after_seconds=min(wait, item.get_expiry()),
                 )
+
+    async def _wait(self, item: RateLimitItem, key: tuple[str, str], cost: int) -> float:
+        """Count; 0 where that may be, else the seconds until more may be sent."""
+        if self._link is not None and self._shared is not None:
+            # People must not wait for Redis, nor be let in without end: each replica counts alone.
+            with suppress(RedisUnavailable):
+                async with self._link.asking():
+                    return await _hit(self._shared, item, key, cost)
+        return await _hit(self._own, item, key, cost)
+
+
+async def _hit(
+    limiter: MovingWindowRateLimiter, item: RateLimitItem, key: tuple[str, str], cost: int
+) -> float:
+    if await limiter.hit(item, *key, cost=cost):
+        return 0.0
+    window = await limiter.get_window_stats(item, *key)
+    return max(1.0, window.reset_time - time.time())
+
+
+def _storage(link: RedisLink) -> RedisStorage:
+    options: dict[str, Any] = {"connection_pool": link.connections}
+    return RedisStorage(
+        f"async+{link.url}", implementation="redispy", key_prefix=f"{KEYS}:limits", **options
+    )
 
 
 class Lanes:

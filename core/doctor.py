@@ -15,10 +15,12 @@ from pathlib import Path
 
 import httpx
 
-from core.errors import AdapterRejected, ConfigError, SolemateError
+from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
+from core.opening import open_link
 from core.ports import port_is_free
+from core.redis_link import RedisLink
 from core.registry import live_adapter
 from core.settings import Settings, at_root
 from core.store import SAFE_SQLITE, Store
@@ -80,6 +82,8 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _sqlite(settings)
     yield _disk(settings.state)
     yield await _store(settings)
+    if link := open_link(settings):
+        yield await _redis(link)
     yield await asyncio.to_thread(_knowledge, settings)
     yield await asyncio.to_thread(_tags, settings)
     yield _embedder(settings)
@@ -142,6 +146,20 @@ async def _store(settings: Settings) -> Finding:
             return Finding("store", Health.OK, settings.database.url.rpartition("@")[2])
     except SolemateError as exc:
         return Finding("store", Health.ILL, "cannot be opened", str(exc))
+
+
+async def _redis(link: RedisLink) -> Finding:
+    where = link.url.rpartition("@")[2].removeprefix("redis://")
+    async with link:
+        try:
+            await link.check()
+        except RedisUnavailable as exc:
+            advice = (
+                f"{exc} Check redis.url and REDIS_PASSWORD; meanwhile each process counts limits "
+                "for itself."
+            )
+            return Finding("redis", Health.WARNING, f"{where} cannot be used", advice)
+    return Finding("redis", Health.OK, where)
 
 
 def _knowledge(settings: Settings) -> Finding:

@@ -9,6 +9,7 @@ SolemateError
 ├── Busy                 too many messages at once, or too many from one person
 ├── NotFound             no such reply, conversation, adapter or file
 ├── StoreError           the database cannot be opened or written
+├── RedisUnavailable     Redis does not answer; what it does is done without it
 ├── ModelUnavailable     the model server is unreachable, too slow, or refuses
 │   ├── AnswerIncomplete the model's answer is truncated, empty or not from the model we asked
 │   ├── AnswerUnsupported  the model's answer holds something that its passages do not
@@ -95,6 +96,10 @@ class StoreError(SolemateError):
 
     code = "not_saved"
     status = 503
+
+
+class RedisUnavailable(SolemateError):
+    """Redis does not answer. Whoever asks it catches this: nobody waits for Redis."""
 
 
 class ModelUnavailable(SolemateError):

@@ -282,6 +282,16 @@ class Inbox:
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [_from_json(row) for row in rows]
 
+    async def is_waiting(self, platform: Platform, conversation_id: str, message_id: str) -> bool:
+        """Whether the message has no answer yet, and is to get one."""
+        query = sa.select(inbox.c.id).where(
+            _of_conversation(platform, conversation_id),
+            inbox.c.message_id == message_id,
+            _UNANSWERED,
+        )
+        row = await self._store.run(lambda connection: connection.execute(query).first())
+        return row is not None
+
     async def conversations_waiting(self, prefix: str) -> set[str]:
         """The conversations with messages that have no answer yet, whose id begins like this."""
         query = (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from core.engine import Options
     from core.index import IndexFolder
     from core.photos import PhotoLimits
+    from core.redis_link import RedisLink
     from core.retrieval import Retriever, Snapshot
     from core.store import Store
     from core.vision import ClipVision
@@ -71,11 +72,28 @@ def open_tracing(settings: Settings, service: str) -> Iterator[Tracing]:
         tracing.close()
 
 
-def open_store(settings: Settings, *, exclusive: bool = True) -> Store:
-    """The database, to be opened with `async with`."""
+def open_store(
+    settings: Settings, *, exclusive: bool = True, link: RedisLink | None = None
+) -> Store:
+    """The database, to be opened with `async with`; `link` remembers the last rounds beside it."""
+    from core.rounds import Rounds
     from core.store import Store
 
-    return Store(settings.database.address, exclusive=exclusive)
+    rounds = None
+    if link is not None:
+        kept = settings.conversation
+        rounds = Rounds(link, rounds=kept.rounds, expire_seconds=kept.expire_minutes * 60)
+    return Store(settings.database.address, exclusive=exclusive, rounds=rounds)
+
+
+def open_link(settings: Settings) -> RedisLink | None:
+    """The connection to Redis, to be closed; None where there is none."""
+    from core.redis_link import RedisLink
+
+    if not settings.redis.url:
+        return None
+    password = settings.secrets.REDIS_PASSWORD
+    return RedisLink(settings.redis.url, password.get_secret_value() if password else "")
 
 
 def engine_options(settings: Settings) -> Options:

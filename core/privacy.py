@@ -66,7 +66,9 @@ async def erase(store: Store, user_id: str, *, now: float | None = None) -> Eras
     such a turn is never trained on. What is being answered meanwhile has to end first.
     """
     at = time.time() if now is None else now
-    return await store.run(lambda connection: _erase(connection, user_id, at))
+    erased, conversation_ids = await store.run(lambda connection: _erase(connection, user_id, at))
+    await store.forget_rounds(conversation_ids)
+    return erased
 
 
 async def erased_at(store: Store, user_id: str) -> float:
@@ -81,7 +83,8 @@ async def export(store: Store, user_id: str) -> dict[str, Any]:
     return await store.run(lambda connection: _export(connection, user_id))
 
 
-def _erase(connection: Connection, user_id: str, at: float) -> Erased:
+def _erase(connection: Connection, user_id: str, at: float) -> tuple[Erased, list[str]]:
+    """What was deleted, and the conversations that the person was in."""
     # What is being answered is stored before this, and goes, or after it, and is not stored.
     lock(connection, user_id)
     tombstone = {"user_id": user_id, "erased_at": at}
@@ -97,7 +100,8 @@ def _erase(connection: Connection, user_id: str, at: float) -> Erased:
     turns_deleted = _delete(connection, turns, turns.c.user_id == user_id)
     for conversation_id, since in shared_since.items():
         _leave(connection, conversation_id, since)
-    return Erased(turns_deleted, ratings, photos_deleted, pairs_deleted, flagged)
+    erased = Erased(turns_deleted, ratings, photos_deleted, pairs_deleted, flagged)
+    return erased, list(shared_since)
 
 
 def _conversations_of(connection: Connection, user_id: str) -> dict[str, float]:

@@ -143,6 +143,11 @@ class Database(_Section):
         return f"{kind}{slashes}{at_root(path)}" if kind == "sqlite" else self.url
 
 
+class Redis(_Section):
+    # A password in a file that people copy around would be no secret.
+    url: Annotated[str, Field(pattern=r"^(rediss?://([^:@/]+@)?[^@]+)?$")]
+
+
 class Feedback(_Section):
     review: Literal["all", "sample", "none"]
     typed_accepts: Annotated[int, Field(ge=1, le=5)]
@@ -225,6 +230,7 @@ class Secrets(_Section):
     SLACK_BOT_TOKEN: SecretStr | None = None
     SLACK_APP_TOKEN: SecretStr | None = None
     SLACK_SIGNING_SECRET: SecretStr | None = None
+    REDIS_PASSWORD: SecretStr | None = None
     RAY_AUTH_TOKEN: SecretStr | None = None
 
 
@@ -240,6 +246,7 @@ class Settings(_Section):
     conversation: Conversation
     limits: Limits
     database: Database
+    redis: Redis
     feedback: Feedback
     training: Training
     privacy: Privacy

@@ -14,12 +14,12 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
@@ -48,6 +48,7 @@ from core.messages import (
     Timings,
     Turn,
 )
+from core.rounds import Rounds
 from core.tables import (
     conversations,
     feedback_events,
@@ -89,11 +90,16 @@ class Store:
         url: str,
         *,
         exclusive: bool = True,
+        rounds: Rounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`exclusive` takes the lock that keeps a second writer away from a SQLite file."""
+        """`exclusive` takes the lock that keeps a second writer away from a SQLite file.
+
+        `rounds` remembers the last turns of conversations beside the database.
+        """
         self._url = make_url(url)
         self._exclusive = exclusive
+        self._rounds = rounds
         self._clock = clock
         self._known: _Known | None = None
         self._exit = AsyncExitStack()
@@ -192,11 +198,13 @@ class Store:
         Nothing is stored about a person who was erased since the question was asked.
         """
 
-        def work(connection: Connection) -> None:
+        row = _turn_to_row(turn)
+
+        def work(connection: Connection) -> bool:
             lock(connection, turn.user_id)
             erased_at = connection.execute(_ERASED, {"user": turn.user_id}).scalar()
             if (erased_at or 0.0) >= turn.asked_at:
-                return
+                return False
             reply = turn.reply
             now = turn.asked_at
             conversation = {
@@ -208,18 +216,20 @@ class Store:
                 "updated_at": now,
             }
             upsert(connection, conversations, conversation, key=("id",), update=("updated_at",))
-            upsert(connection, turns, _turn_to_row(turn), key=("reply_id",))
+            upsert(connection, turns, row, key=("reply_id",))
             for position, jpeg in enumerate(photo_files):
-                row = {
+                photo = {
                     "conversation_id": reply.conversation_id,
                     "message_id": turn.message_id,
                     "position": position,
                     "jpeg": jpeg,
                     "created_at": now,
                 }
-                upsert(connection, photos, row, key=("conversation_id", "message_id", "position"))
+                upsert(connection, photos, photo, key=("conversation_id", "message_id", "position"))
+            return True
 
-        await self.run(work)
+        if await self.run(work) and self._rounds is not None:
+            await self._rounds.add(turn.reply.conversation_id, row)
 
     async def turn(self, reply_id: str) -> Turn:
         """The turn with this reply; `NotFound` when there is none."""
@@ -249,9 +259,24 @@ class Store:
         self, conversation_id: str, *, rounds: int, since: float = 0.0
     ) -> tuple[Turn, ...]:
         """The last `rounds` turns asked at or after `since` (Unix seconds), oldest first."""
-        which = {"conversation": conversation_id, "since": since, "rounds": rounds}
-        rows = await self.run(lambda connection: connection.execute(_HISTORY, which).all())
-        return tuple(_row_to_turn(row) for row in reversed(rows))
+
+        async def read(rounds: int, since: float) -> Sequence[Mapping[str, Any]]:
+            which = {"conversation": conversation_id, "since": since, "rounds": rounds}
+            rows = await self.run(lambda connection: connection.execute(_HISTORY, which).all())
+            return [dict(row._mapping) for row in reversed(rows)]
+
+        if self._rounds is None:
+            found = await read(rounds, since)
+        else:
+            found = await self._rounds.recall(
+                conversation_id, rounds=rounds, since=since, read=read
+            )
+        return tuple(_row_to_turn(SimpleNamespace(**row)) for row in found)
+
+    async def forget_rounds(self, conversation_ids: Iterable[str]) -> None:
+        """Have nothing remembered of these conversations beside the database."""
+        if self._rounds is not None:
+            await self._rounds.forget(conversation_ids)
 
     async def conversations_of(self, user_id: str, *, limit: int = 50) -> list[tuple[str, str]]:
         """(id, title) of a person's conversations, the latest first."""
@@ -290,7 +315,9 @@ class Store:
             statement = sa.delete(conversations).where(conversations.c.id == conversation_id)
             return bool(connection.execute(statement).rowcount)
 
-        return await self.run(work)
+        found = await self.run(work)
+        await self.forget_rounds([conversation_id])
+        return found
 
     async def add_feedback(self, feedback: Feedback, *, now: float | None = None) -> None:
         """Commit a verdict; `NotFound` when there is no such reply.

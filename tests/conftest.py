@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +17,9 @@ from typing import NoReturn
 
 import psycopg
 import pytest
+import redis
 import sqlalchemy as sa
+import stamina
 
 from core.store import Store, migrate
 
@@ -95,3 +100,48 @@ async def store(store_url: str) -> AsyncIterator[Store]:
     """The store on an empty database of either kind."""
     async with Store(store_url) as opened:
         yield opened
+
+
+class RedisServer:
+    """A Redis of our own, which can be away."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers; it remembers nothing from before."""
+        options = ("--port", str(self.port), "--save", "", "--bind", "127.0.0.1")
+        self._process = subprocess.Popen(
+            [self._program, *options, "--dir", str(self._folder)], stdout=subprocess.DEVNULL
+        )
+        client = self.client()
+        for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=60):
+            with attempt:
+                client.ping()
+        client.close()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, decode_responses=True)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis with nothing in it."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("redis-server is not installed")
+    server = RedisServer(program, tmp_path)
+    server.start()
+    yield server
+    server.stop()

@@ -30,6 +30,7 @@ from bots.slack.talk import Talk
 from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
+from core.leader import Lead, alone
 from core.privacy import Pseudonyms, erase
 from core.store import Store
 
@@ -65,6 +66,7 @@ class Intake:
     _socket: Socket | None
     _me: Me
     _rhythm: Rhythm
+    _lead: Lead
 
     async def run(self) -> None:
         """Learn who we are, then take in what comes, for ever."""
@@ -77,10 +79,14 @@ class Intake:
             self._me.bot_user = str(answer["user_id"])
             self._me.known.set()
         if self._socket is not None:
-            await self._socket.run(self.status)
+            await self._lead(self._connected)
         self.status.well()
         # The web server brings what comes.
         await asyncio.Event().wait()
+
+    async def _connected(self) -> None:
+        assert self._socket is not None
+        await self._socket.run(self.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +106,18 @@ class Slack:
     reading: Reading
 
     def intake(
-        self, lanes: Lanes, engine: Engine, *, privacy: Privacy, rhythm: Rhythm | None = None
+        self,
+        lanes: Lanes,
+        engine: Engine,
+        *,
+        privacy: Privacy,
+        lead: Lead = alone,
+        rhythm: Rhythm | None = None,
     ) -> Intake:
-        """What takes things in; run it while the lanes are running."""
+        """What takes things in; run it while the lanes are running.
+
+        A socket is held while `lead` lets us.
+        """
         talk = Talk(self.client, self.courier, self.errands)
         verdicts = Verdicts(
             self.client, engine, self.store, self.inbox, lanes.metrics, talk, self.people
@@ -134,7 +149,7 @@ class Slack:
             routes = (Route(PATH, door.receive, methods=["POST"]),)
         else:
             socket = Socket(app, self.client, access.app_token, rhythm=rhythm)
-        return Intake(status, routes, self.client, socket, self.me, rhythm)
+        return Intake(status, routes, self.client, socket, self.me, rhythm, lead)
 
     async def _forget(self, user_id: str, lanes: Lanes) -> None:
         """Delete all that is kept about a person; answers under way end in between.

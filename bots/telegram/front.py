@@ -26,6 +26,7 @@ from bots.telegram.webhook import Hook, Webhook
 from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
+from core.leader import Lead, alone
 from core.privacy import Pseudonyms
 from core.store import Store
 
@@ -85,10 +86,17 @@ class Telegram:
     guests: Guests
     album_seconds: float
 
-    def polling(self, host: Host, *, rhythm: Rhythm | None = None) -> Polling:
+    def polling(self, host: Host, *, lead: Lead = alone, rhythm: Rhythm | None = None) -> Polling:
         """The loop that fetches messages; run it while the lanes are running."""
-        intake = self.intake(host)
-        return Polling(self.bot, self.polls, intake, host.lanes, begin=self._publish, rhythm=rhythm)
+        return Polling(
+            self.bot,
+            self.polls,
+            self.intake(host),
+            host.lanes,
+            begin=self._publish,
+            lead=lead,
+            rhythm=rhythm,
+        )
 
     def webhook(self, host: Host, hook: Hook) -> Webhook:
         """What Telegram posts messages to; run it while the lanes are running."""

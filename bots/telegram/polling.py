@@ -16,6 +16,7 @@ from telegram.request import BaseRequest
 from bots.lanes import Lanes
 from bots.telegram.intake import ALLOWED_UPDATES, Intake
 from bots.telegram.status import Status, until_done
+from core.leader import Lead, alone
 
 log = structlog.get_logger()
 
@@ -43,12 +44,14 @@ class Polling:
         lanes: Lanes,
         *,
         begin: Callable[[], None],
+        lead: Lead = alone,
         rhythm: Rhythm | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`request` is what `bot` polls with: it is opened anew after a stall.
 
-        `begin` is called once, when Telegram has been reached.
+        `begin` is called once, when Telegram has been reached. We poll while `lead` lets us:
+        Telegram has one poller at a time.
         """
         self.status = Status(clock)
         self.routes: Sequence[BaseRoute] = ()
@@ -57,12 +60,16 @@ class Polling:
         self._intake = intake
         self._lanes = lanes
         self._begin = begin
+        self._lead = lead
         self._rhythm = rhythm or Rhythm()
         self._ready = self._begun = False
         self._offset: int | None = None
 
     async def run(self) -> None:
         """Poll; whatever goes wrong is noted in `status` and tried again after a growing pause."""
+        await self._lead(self._poll)
+
+    async def _poll(self) -> None:
         while True:
             async for attempt in until_done(self._rhythm.first_pause_seconds):
                 with attempt, self.status.noting():

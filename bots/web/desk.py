@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
-from bots.feeds import Feeds
+from bots.feeds import Elsewhere, Feeds
 from bots.lanes import Lanes
 from core.engine import Engine
 from core.errors import NotFound, SolemateError
@@ -43,7 +43,9 @@ class Desk:
         safe = [await asyncio.to_thread(self._safe, image) for image in message.images]
         fresh = await self.lanes.submit(replace(message, images=tuple(safe)), sender=sender)
         if fresh:
-            return self.feeds.open(message.conversation_id, message.id).follow()
+            feed = self.feeds.open(message.conversation_id, message.id)
+            key = (message.platform, message.conversation_id, message.id)
+            return feed.follow(self._elsewhere(*key))
         return self.follow(message.platform, message.conversation_id, message.id)
 
     async def follow(
@@ -63,9 +65,28 @@ class Desk:
             if message_id not in {message.id for message in waiting}:
                 raise NotFound(f"There is no message {message_id!r} in this conversation.")
             feed = self.feeds.open(conversation_id, message_id)
-        async with aclosing(feed.follow()) as events:
+        elsewhere = self._elsewhere(platform, conversation_id, message_id)
+        async with aclosing(feed.follow(elsewhere)) as events:
             async for event in events:
                 yield event
+
+    def _elsewhere(
+        self, platform: Platform, conversation_id: str, message_id: str
+    ) -> Elsewhere | None:
+        """What finds an answer of another replica; None where there is no other."""
+        key = (platform, conversation_id, message_id)
+
+        async def answer() -> Event | None:
+            waits = await self.inbox.is_waiting(*key)
+            turn = await self.store.answered(*key)
+            if turn is None and waits:
+                return None
+            self.feeds.forget_later(conversation_id, message_id)
+            if turn is None:
+                raise SolemateError("The message could not be handled.")
+            return Done(turn.reply)
+
+        return None if self.store.exclusive else answer
 
     async def rate(self, feedback: Feedback) -> None:
         """Commit a verdict; `NotFound` without such a reply."""

@@ -11,8 +11,9 @@ from typing import Any
 import structlog
 
 from bots.bot import Status
-from core.errors import SolemateError, StoreError
+from core.errors import RedisUnavailable, SolemateError, StoreError
 from core.inbox import Inbox
+from core.redis_link import RedisLink
 from core.registry import Registry
 from core.store import Store
 
@@ -81,6 +82,16 @@ async def adapter_health(registry: Registry) -> PartHealth:
         return PartHealth(detail=f"{live.name} answers.")
     advice = f"{live.name} is not loaded, so the model answers without it; the log says why."
     return PartHealth(Condition.DEGRADED, advice)
+
+
+async def redis_health(link: RedisLink) -> PartHealth:
+    """Whether Redis answers; without it everybody is answered all the same."""
+    try:
+        await link.check()
+    except RedisUnavailable:
+        advice = "Redis does not answer: each replica counts limits alone meanwhile."
+        return PartHealth(Condition.DEGRADED, advice)
+    return PartHealth()
 
 
 def intake_health(status: Status) -> PartHealth:
