@@ -52,13 +52,12 @@ class ClipEncoder:
         batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
         return np.concatenate([self._encode_batch(list(batch)) for batch in batches])
 
-    def encode_photo(self, photo: Image.Image) -> Array:
-        """(dimensions,)"""
-        inputs = self._processor(images=photo, return_tensors="pt")
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Array:
+        """(photos, dimensions)"""
+        inputs = self._processor(images=list(photos), return_tensors="pt")
         with torch.inference_mode():
             features = self._model.get_image_features(**self._placed(inputs))
-        vector: Array = _units(features)[0]
-        return vector
+        return _units(features)
 
     def _encode_batch(self, texts: list[str]) -> Array:
         inputs = self._tokenizer(

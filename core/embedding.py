@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
+from core.batches import Batches
 from core.errors import ConfigError, IndexMissing
 from core.terms import MAX_CHARACTERS, normalize
 
@@ -80,12 +81,18 @@ class StaticTable:
 
 
 class SentenceEncoder:
-    """A sentence-transformers model, loaded when it is first asked; one call at a time."""
+    """A sentence-transformers model, loaded when it is first asked.
+
+    One call at a time: the questions that wait meanwhile are embedded together in the next.
+    """
 
     def __init__(self, model: str, device: str) -> None:
         self._model_name = model
         self._device = device
         self._lock = Lock()
+        self._queries: Batches[str] = Batches(
+            lambda texts: self._encode("encode_query", texts), _BATCH, self._lock
+        )
 
     @cached_property
     def name(self) -> str:
@@ -95,21 +102,24 @@ class SentenceEncoder:
         )
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        # encode_query puts the model's own instruction before the text; plain encode does not.
-        return self._encode("encode_query", texts)
+        if len(texts) == 1:
+            return self._queries(texts[0])[None, :]
+        with self._lock:
+            return self._encode("encode_query", texts)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        return self._encode("encode_document", texts)
+        with self._lock:
+            return self._encode("encode_document", texts)
 
     def _encode(self, method: str, texts: Sequence[str]) -> Vectors:
-        with self._lock:
-            encode = getattr(self._model, method)
-            rows = encode(
-                [prepared(text) for text in texts],
-                batch_size=_BATCH,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
+        # encode_query puts the model's own instruction before the text; plain encode does not.
+        encode = getattr(self._model, method)
+        rows = encode(
+            [prepared(text) for text in texts],
+            batch_size=_BATCH,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
         return unit(np.asarray(rows, np.float32))
 
     @cached_property

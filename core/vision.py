@@ -13,6 +13,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save
 
+from core.batches import Batches
 from core.messages import ImageTag, Language
 from core.tags import COLOUR, TYPE, TagGroup, untranslated
 
@@ -36,6 +38,8 @@ MARGIN = 0.6
 # Winners that hold less than this of their group together are guesses, and hedged as such.
 SURE = 0.6
 REMEMBERED_PHOTOS = 64
+# So many fit beside an embedder on any card that takes CLIP.
+PHOTO_BATCH = 8
 
 
 class Vision(Protocol):
@@ -71,8 +75,8 @@ class PhotoTextEncoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> Array:
         """Unit rows, (texts, dimensions)."""
 
-    def encode_photo(self, photo: Image.Image) -> Array:
-        """One unit vector, (dimensions,)."""
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Array:
+        """Unit rows, (photos, dimensions)."""
 
 
 # How a tag is put into words; more wordings make the average less sensitive to any of them.
@@ -169,32 +173,37 @@ class ClipVision:
         self._cache = cache
         self._features: list[Array] = []
         self._seen: OrderedDict[bytes, tuple[ImageTag, ...]] = OrderedDict()
-        self._one_at_a_time = asyncio.Lock()
+        self._remembering = Lock()
+        self._preparing = Lock()
+        # Photos that come while others are read are read together after them.
+        self._photos: Batches[Image.Image] = Batches(encoder.encode_photos, PHOTO_BATCH, Lock())
 
     async def warm(self) -> None:
         """Get the tags' features ready, so that the first photo does not wait for them."""
-        async with self._one_at_a_time:
-            await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(self._prepare)
 
     async def tags(self, photo: Image.Image) -> tuple[ImageTag, ...]:
         """The tags above the floor, the surest first, at most `max_tags`."""
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(self._tags, photo)
+        return await asyncio.to_thread(self._tags, photo)
 
     def shares(self, photo: Image.Image) -> list[Array]:
         """For each group, the share of each tag and, last, of "none of these"; each sums to 1."""
         self._prepare()
-        features = self._encoder.encode_photo(photo)
+        features = self._photos(photo)
         return [_softmax(self._encoder.scale * (texts @ features)) for texts in self._features]
 
     def _tags(self, photo: Image.Image) -> tuple[ImageTag, ...]:
         key = hashlib.sha256(repr(photo.size).encode() + photo.tobytes()).digest()
-        if key not in self._seen:
-            self._seen[key] = self._judge(photo)
+        with self._remembering:
+            found = self._seen.get(key)
+        if found is None:
+            found = self._judge(photo)
+        with self._remembering:
+            self._seen[key] = found
+            self._seen.move_to_end(key)
             if len(self._seen) > REMEMBERED_PHOTOS:
                 self._seen.popitem(last=False)
-        self._seen.move_to_end(key)
-        return self._seen[key]
+        return found
 
     def _judge(self, photo: Image.Image) -> tuple[ImageTag, ...]:
         found = [
@@ -206,14 +215,15 @@ class ClipVision:
 
     def _prepare(self) -> None:
         """Read or compute each group's features: (tags + 1, dimensions), "none" last."""
-        if self._features:
-            return
-        prompts = [_group_prompts(group, self._encoder.language) for group in self.groups]
-        rows = text_features(
-            [row for group in prompts for row in group], self._encoder, self._cache
-        )
-        ends = np.cumsum([len(group) for group in prompts])
-        self._features = np.split(rows, ends[:-1])
+        with self._preparing:
+            if self._features:
+                return
+            prompts = [_group_prompts(group, self._encoder.language) for group in self.groups]
+            rows = text_features(
+                [row for group in prompts for row in group], self._encoder, self._cache
+            )
+            ends = np.cumsum([len(group) for group in prompts])
+            self._features = np.split(rows, ends[:-1])
 
 
 def winners(group: TagGroup, shares: Array, floor: float) -> list[ImageTag]:

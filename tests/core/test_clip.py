@@ -116,7 +116,10 @@ def photo(colour: str = "red") -> Image.Image:
 
 
 def test_texts_and_photos_become_unit_vectors_of_one_space(encoder: ClipEncoder) -> None:
-    texts, seen = encoder.encode_texts(["red shoe", "蓝色的鞋"]), encoder.encode_photo(photo())
+    texts, seen = (
+        encoder.encode_texts(["red shoe", "蓝色的鞋"]),
+        encoder.encode_photos([photo()])[0],
+    )
     assert texts.shape == (2, *seen.shape)
     lengths = np.linalg.norm([*texts, seen], axis=-1)
     assert lengths == pytest.approx(np.ones(3), abs=1e-5)
@@ -131,9 +134,16 @@ def test_cosines_are_those_of_the_model_itself(encoder: ClipEncoder, folder: Pat
     pixels = encoder._processor(images=photo(), return_tensors="pt")
     with torch.inference_mode():
         wanted = model(**inputs, **pixels).logits_per_image[0].numpy()
-    got = encoder.scale * (encoder.encode_texts(texts) @ encoder.encode_photo(photo()))
+    got = encoder.scale * (encoder.encode_texts(texts) @ encoder.encode_photos([photo()])[0])
     # SigLIP adds the same bias to every text, which no softmax sees.
     assert got - got[0] == pytest.approx(wanted - wanted[0], abs=1e-3)
+
+
+def test_photos_read_together_are_seen_as_each_alone(encoder: ClipEncoder) -> None:
+    photos = [photo("red"), Image.new("RGB", (30, 90), "blue"), photo("green")]
+    together = encoder.encode_photos(photos)
+    alone = np.concatenate([encoder.encode_photos([one]) for one in photos])
+    assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_text_beyond_the_model_s_length_is_cut(encoder: ClipEncoder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from core.embedding import SentenceEncoder, StaticTable, open_embedder, prepared
+from core.embedding import SentenceEncoder, StaticTable, Vectors, open_embedder, prepared
 from core.errors import ConfigError, IndexMissing
 from training.embedder import save_embedder, train_tokenizer
 
@@ -39,6 +41,29 @@ def test_any_other_model_is_left_to_sentence_transformers(folder: Path) -> None:
     assert isinstance(open_embedder(str(folder), "cpu"), StaticTable)
     assert isinstance(open_embedder("BAAI/bge-large-zh-v1.5", "cpu"), SentenceEncoder)
     assert open_embedder("", "cpu") is None
+
+
+def test_questions_that_come_together_are_embedded_together(folder: Path) -> None:
+    encoder = SentenceEncoder(str(folder), "cpu")
+    alone = [encoder.encode_queries([text])[0] for text in TEXTS[:3]]
+    together = encoder.encode_queries(TEXTS[:3])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    asked: list[list[str]] = []
+    embed = encoder._encode
+
+    def noting(method: str, texts: Sequence[str]) -> Vectors:
+        asked.append(list(texts))
+        return embed(method, texts)
+
+    encoder._encode = noting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(3) as threads:
+        with encoder._lock:
+            asking = [threads.submit(encoder.encode_queries, [text]) for text in TEXTS[:3]]
+            while len(encoder._queries._waiting) < 3:
+                pass
+        found = [one.result(60)[0] for one in asking]
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+    assert [sorted(texts) for texts in asked] == [sorted(TEXTS[:3])]
 
 
 def test_an_empty_text_has_no_direction(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -31,14 +32,23 @@ class FakeEncoder:
         self.scale = 100.0
         self.texts: list[str] = []
         self.photos = 0
+        self.batches: list[int] = []
+        self.free = Lock()
 
     def encode_texts(self, texts: Sequence[str]) -> Array:
         self.texts += texts
         return np.stack([unit([word in text for word in WORDS]) for text in texts])
 
-    def encode_photo(self, photo: Image.Image) -> Array:
-        self.photos += 1
-        return unit([bool(photo.width & 1 << place) for place in range(len(WORDS))])
+    def encode_photos(self, photos: Sequence[Image.Image]) -> Array:
+        self.photos += len(photos)
+        self.batches.append(len(photos))
+        with self.free:
+            return np.stack(
+                [
+                    unit([bool(photo.width & 1 << place) for place in range(len(WORDS))])
+                    for photo in photos
+                ]
+            )
 
 
 def unit(values: Sequence[bool]) -> Array:
@@ -69,6 +79,27 @@ async def test_each_group_has_its_own_winner(tmp_path: Path) -> None:
         ("colour", "红色", "red"),
         ("pattern", "条纹", "striped"),
     }
+
+
+async def test_photos_that_come_together_are_read_together_and_off_the_event_loop(
+    tmp_path: Path,
+) -> None:
+    encoder = FakeEncoder()
+    vision = tagger(tmp_path, encoder)
+    await vision.warm()
+    words = ("red", "striped", "dotted")
+    with encoder.free:
+        asked = [asyncio.create_task(vision.tags(photo_of(word))) for word in words]
+
+        def the_others_wait() -> None:
+            while len(encoder.batches) < 1 or len(vision._photos._waiting) < 2:
+                pass
+
+        # The first is being read; the loop is free to take in the others.
+        await asyncio.to_thread(the_others_wait)
+    found = await asyncio.gather(*asked)
+    assert [[tag.phrase for tag in tags] for tags in found] == [["red"], ["striped"], ["dotted"]]
+    assert encoder.batches == [1, 2]
 
 
 async def test_a_photo_of_nothing_gets_no_tag(tmp_path: Path) -> None:
@@ -191,13 +222,12 @@ async def test_a_forwarded_photo_is_looked_at_once(tmp_path: Path) -> None:
     assert encoder.photos == 1
 
 
-async def test_photos_sent_at_once_are_looked_at_one_by_one(tmp_path: Path) -> None:
+async def test_photos_sent_at_once_get_their_own_tags(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     vision = tagger(tmp_path, encoder)
     photos = [photo_of("red"), photo_of("blue"), photo_of("red")]
     seen = await asyncio.gather(*map(vision.tags, photos))
     assert [tags[0].name for tags in seen] == ["红色", "蓝色", "红色"]
-    assert encoder.photos == 2
 
 
 def test_it_reads_more_than_colours(tmp_path: Path) -> None:
