@@ -38,6 +38,7 @@ from core.opening import (
     same_settings,
     take_up,
     use_settings,
+    with_profile,
 )
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
@@ -190,11 +191,18 @@ def serve(
 
 
 @app.command()
-def doctor(context: typer.Context, as_json: Json = False) -> None:
-    """Check everything an answer needs, and say what to do about it."""
+def doctor(
+    context: typer.Context,
+    as_json: Json = False,
+    profile: Annotated[
+        str | None, typer.Option(help="A file of deploy/profiles/, as before `doctor`.")
+    ] = None,
+) -> None:
+    """Check everything an answer needs, and say what to do about it; nothing is downloaded."""
     from core.doctor import Health, examine
 
-    findings = run(examine(context.obj, _probes(context.obj)))
+    settings = with_profile(context, profile)
+    findings = run(examine(settings, _probes(settings)))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -622,7 +630,7 @@ async def _open_loop(stack: AsyncExitStack, settings: Settings, store: Store) ->
         log.warning("no_training", missing=exc.name, advice="install the extra `train`")
         return None
     if settings.training.launcher == "ray":
-        finding = await _examine_cluster(settings)
+        finding = await _examine_training(settings)
         if finding.advice:
             # Answers do not need it, and it may come back before a run does.
             log.warning("training_cluster", found=finding.found, advice=finding.advice)
@@ -667,21 +675,24 @@ def _telegram_access(settings: Settings) -> Access | None:
 
 
 def _probes(settings: Settings) -> dict[str, Probe]:
-    """What looks at the platforms that are switched on, and at the training cluster."""
+    """What looks at the platforms that are switched on, and at where runs go."""
     probes: dict[str, Probe] = {}
     if settings.secrets.TELEGRAM_BOT_TOKEN is not None:
         probes["telegram"] = lambda: _examine_telegram(settings)
     if settings.secrets.SLACK_BOT_TOKEN is not None:
         probes["slack"] = lambda: _examine_slack(settings)
-    if settings.training.launcher == "ray":
-        probes["training"] = lambda: _examine_cluster(settings)
+    probes["training"] = lambda: _examine_training(settings)
     return probes
 
 
-async def _examine_cluster(settings: Settings) -> Finding:
-    from training.ray_probe import examine_cluster
+async def _examine_training(settings: Settings) -> Finding:
+    if settings.training.launcher == "ray":
+        from training.ray_probe import examine_cluster
 
-    return await examine_cluster(settings)
+        return await examine_cluster(settings)
+    from training.local_probe import examine_here
+
+    return await asyncio.to_thread(examine_here, settings)
 
 
 async def _examine_slack(settings: Settings) -> Finding:

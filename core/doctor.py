@@ -88,6 +88,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_tags, settings)
     yield _embedder(settings)
     yield _vision(settings)
+    yield await asyncio.to_thread(_device, settings)
     yield await _model(settings)
     yield await _adapter(settings)
     yield await _page(settings)
@@ -197,8 +198,54 @@ def _folder_or_hub(part: str, name: str, without: str, key: str) -> Finding:
     if at_root(name).is_dir():
         return Finding(part, Health.OK, name)
     if name.count("/") == 1 and not name.startswith((".", "/", "data/")):
-        return Finding(part, Health.WARNING, f"{name} of a model hub", "Downloaded at first use.")
+        if _is_cached(name):
+            return Finding(part, Health.OK, f"{name}, downloaded before")
+        return Finding(
+            part,
+            Health.WARNING,
+            f"{name} of a model hub is not here yet",
+            "Downloaded at first use; a machine without a network needs its folder instead.",
+        )
     return Finding(part, Health.ILL, f"{name} is no folder", f"Correct {key}, or empty it.")
+
+
+def _is_cached(name: str) -> bool:
+    """Whether a hub model lies in the cache; nobody is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _device(settings: Settings) -> Finding:
+    """Whether there is a card where the settings want one."""
+    wanted = {
+        "retrieval.device": settings.retrieval.device,
+        "vision.device": settings.vision.device,
+    }
+    keys = [key for key, device in wanted.items() if device.startswith("cuda")]
+    if not keys:
+        return Finding("device", Health.OK, "the CPU, as the settings say")
+    cards = _cards()
+    if not cards:
+        return Finding(
+            "device",
+            Health.ILL,
+            "PyTorch sees no NVIDIA card",
+            f'Install the driver and a PyTorch for CUDA, or set {" and ".join(keys)} to "cpu".',
+        )
+    if not _version("faiss-gpu"):
+        advice = "Vectors are searched on the CPU: install faiss-gpu in place of faiss-cpu."
+        return Finding("device", Health.WARNING, f"{', '.join(cards)}, without faiss-gpu", advice)
+    return Finding("device", Health.OK, ", ".join(cards))
+
+
+def _cards() -> list[str]:
+    """The names of the cards that PyTorch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 async def _model(settings: Settings) -> Finding:

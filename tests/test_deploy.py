@@ -100,6 +100,43 @@ def test_a_profile_s_settings_fit_each_other(name: str) -> None:
     assert (settings.model.embedded, settings.model.adapter) == (False, "")
 
 
+def test_the_embedded_profile_is_the_defaults() -> None:
+    assert load_settings(profile="embedded", environment={}) == load_settings(environment={})
+
+
+def test_doctor_says_what_the_production_profile_lacks_before_anything_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    # No cache, no network, no card, nobody at the tunnel's ends.
+    own = {
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path / "state"),
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/s.db",
+        "SOLEMATE__LOGGING__FILE": str(tmp_path / "log"),
+        "SOLEMATE__MODEL__BASE_URL": f"http://127.0.0.1:{free_port()}/v1",
+        "SOLEMATE__TRAINING__RAY_ADDRESS": f"http://127.0.0.1:{free_port()}",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HTTPS_PROXY": f"http://127.0.0.1:{free_port()}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "solemate", "doctor", "--profile", "production", "--json"],
+        cwd=ROOT,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    found = {one["part"]: one for one in json.loads(done.stdout)}
+    assert "not here yet" in found["embeddings"]["found"]
+    assert "not here yet" in found["vision"]["found"]
+    assert found["device"]["health"] == found["model"]["health"] == "ill"
+    assert found["training"]["health"] == "ill"
+    assert "tunnel" in found["training"]["advice"]
+    assert not (tmp_path / "hub").exists()
+
+
 @pytest.mark.parametrize("name", ["production", "workstation"])
 def test_a_profile_says_only_what_differs(name: str) -> None:
     usual = tomllib.loads((ROOT / "config.toml").read_text("utf-8"))

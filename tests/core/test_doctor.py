@@ -128,3 +128,41 @@ async def test_one_of_two_packages_that_do_the_same_is_enough(
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", version)
     assert (await findings(tmp_path))["packages"].health is health
+
+
+async def test_a_hub_model_that_was_downloaded_before_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_is_cached", lambda name: name == "BAAI/bge-large-zh-v1.5")
+    found = await findings(tmp_path, RETRIEVAL__EMBEDDING_MODEL="BAAI/bge-large-zh-v1.5")
+    assert found["embeddings"].health is Health.OK
+
+
+@pytest.mark.parametrize(
+    ("cards", "faiss", "health", "advice"),
+    [
+        ([], "", Health.ILL, "retrieval.device and vision.device"),
+        (["A100"], "", Health.WARNING, "faiss-gpu"),
+        (["A100"], "1.14", Health.OK, ""),
+    ],
+)
+async def test_a_card_that_the_settings_want_is_looked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cards: list[str],
+    faiss: str,
+    health: Health,
+    advice: str,
+) -> None:
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_cards", lambda: cards)
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: faiss if name == "faiss-gpu" else known(name)
+    )
+    found = await findings(tmp_path, RETRIEVAL__DEVICE="cuda", VISION__DEVICE="cuda:0")
+    assert found["device"].health is health
+    assert advice in found["device"].advice
+
+
+async def test_no_card_is_looked_for_where_none_is_wanted(tmp_path: Path) -> None:
+    assert (await findings(tmp_path))["device"].health is Health.OK

@@ -1,0 +1,51 @@
+"""What a machine lacks to train the recipe of the settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.doctor import Health
+from core.settings import load_settings
+from training import local_probe
+from training.local_probe import examine_here
+
+
+def found(
+    monkeypatch: pytest.MonkeyPatch, *missing: str, card: bool = False, **changes: str
+) -> str:
+    """The finding in a line, on a machine that lacks these packages."""
+    monkeypatch.setattr(
+        local_probe, "find_spec", lambda name: None if name in missing else object()
+    )
+    monkeypatch.setattr(local_probe, "_sees_a_card", lambda: card)
+    variables = {f"SOLEMATE__TRAINING__{key}": value for key, value in changes.items()}
+    one = examine_here(load_settings(environment=variables))
+    return f"{one.health}: {one.found}. {one.advice}"
+
+
+def test_the_shipped_recipe_trains_on_this_machine() -> None:
+    assert examine_here(load_settings(environment={})).health is Health.OK
+
+
+def test_missing_packages_are_named_with_how_to_install_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = found(monkeypatch, "llamafactory", "deepspeed", RECIPE="llama3-8b")
+    assert said.startswith("warning: llama3-8b needs llamafactory and deepspeed")
+    assert "uv pip install" in said
+    assert "bitsandbytes" in found(monkeypatch, "bitsandbytes", RECIPE="qwen2.5-7b-4bit")
+
+
+def test_a_recipe_for_gpus_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs a GPU" in found(monkeypatch, RECIPE="llama3-8b")
+    assert found(monkeypatch, RECIPE="llama3-8b", card=True).startswith("ok")
+
+
+def test_another_interpreter_is_only_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "no file" in found(monkeypatch, PYTHON=str(tmp_path / "python"))
+    assert found(monkeypatch, PYTHON=sys.executable).startswith("ok")
