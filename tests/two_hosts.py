@@ -48,7 +48,7 @@ QUESTIONS = (
     "Are slides good for running?",
 )
 CONVERSATIONS = 8
-START_SECONDS = 240
+START_SECONDS = 600
 # Waits for a file, as a training run waits for its next step.
 TRAINING = """
 import pathlib, sys, time

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from bots.lanes import Allowance, Limits
 from bots.web.desk import Desk
 from core.errors import Busy, NotFound, SolemateError, StoreError
 from core.inbox import Letter, Receipt
-from core.messages import Done, Event, Platform, UserMessage
+from core.messages import ChatMessage, Done, Event, Platform, UserMessage
+from core.model import Piece, Sampling
 from core.tables import inbox, turns
 from tests.bots.desks import open_desk
 from tests.fakes import FakeChatModel, HeldChatModel
@@ -110,6 +111,39 @@ async def test_conversations_are_answered_side_by_side(tmp_path: Path) -> None:
         model.gate.set()
         await bot.ended.wait()
     assert len(bot.shown) == 4
+
+
+class SlowNowAndThen(FakeChatModel):
+    """Holds every fifth answer until `gate` is set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.gate = asyncio.Event()
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        pieces = super().stream(prompt, adapter, sampling)
+        first = await anext(pieces)
+        if len(self.asked) % 5 == 0:
+            await self.gate.wait()
+        yield first
+        async for piece in pieces:
+            yield piece
+
+
+async def test_answers_with_a_slow_first_word_hold_up_nobody_else(tmp_path: Path) -> None:
+    bot, model = RecordingBot(expected=8), SlowNowAndThen()
+    async with lanes_of(tmp_path, bot, model) as desk, desk.lanes.running():
+        for number in range(10):
+            await desk.lanes.submit(ask(number, conversation=f"c{number}"))
+        await bot.ended.wait()
+        assert len(bot.shown) == 8
+        bot.expected = 10
+        bot.ended.clear()
+        model.gate.set()
+        await bot.ended.wait()
+    assert len(set(bot.shown)) == 10
 
 
 async def test_a_message_is_answered_though_its_sender_left_while_it_was_committed(

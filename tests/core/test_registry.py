@@ -506,15 +506,16 @@ async def test_a_forgotten_adapter_costs_no_question_and_is_soon_back(
 ) -> None:
     registry = Registry(model, "solemate", adapter)
     expert = expert_of(store, model, registry)
-    async with registry.reconciling(), asyncio.timeout(10):
+    async with registry.reconciling(), asyncio.timeout(120):
         assert (await expert.say("一字拖适合什么时候穿？")).adapter == "spoken"
-        server.changed.clear()
-        server.loaded.clear()
-        forgotten = await expert.say("一字拖适合什么时候穿？")
-        assert (forgotten.outcome, forgotten.adapter) == (Outcome.ANSWERED, "solemate")
-        await server.changed.wait()
-        await registry.reconcile()
-        assert (await expert.say("一字拖适合什么时候穿？")).adapter == "spoken"
+        for _ in range(20):
+            server.changed.clear()
+            server.loaded.clear()
+            forgotten = await expert.say("一字拖适合什么时候穿？")
+            assert (forgotten.outcome, forgotten.adapter) == (Outcome.ANSWERED, "solemate")
+            await server.changed.wait()
+            await registry.reconcile()
+            assert (await expert.say("一字拖适合什么时候穿？")).adapter == "spoken"
 
 
 def chosen(**changes: str) -> Adapter | None:

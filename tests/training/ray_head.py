@@ -20,7 +20,8 @@ import psutil
 from training.ray_api import Cluster
 
 TOKEN = "a-token-that-is-long-enough-for-rays-taste"
-_START_SECONDS = 180
+# A busy machine may need several attempts; Ray gives each of its parts half a minute.
+_START_SECONDS = 600
 
 
 @contextmanager

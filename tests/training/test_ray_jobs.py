@@ -28,6 +28,9 @@ from training.runs import Runs, RunState
 from training.seal import check_seal
 from training.steps import Limits
 
+# Whichever comes first waits for the head.
+pytestmark = pytest.mark.timeout(900)
+
 QUICK = Pace(poll=0.05, waiting=600.0, manifest=0.2, stop=20.0)
 TALKATIVE = replace(QUICK, waiting=0.1)
 # It takes longer to save than the three seconds that Ray gives a job by itself.
@@ -68,7 +71,6 @@ async def words_of(launcher: RayLauncher, one: Job, until: bytes = b"\0") -> byt
 # --- a real head ---
 
 
-@pytest.mark.timeout(400)
 async def test_a_job_says_its_words_and_its_exit_status(cluster: Cluster, tmp_path: Path) -> None:
     launcher = RayLauncher(cluster, QUICK)
     one = job(tmp_path / "a", "print('trained'); raise SystemExit(3)")
@@ -126,7 +128,6 @@ async def test_a_wrong_token_is_named(cluster: Cluster, tmp_path: Path) -> None:
         await stranger.submit(job(tmp_path / "a", "print('never')"))
 
 
-@pytest.mark.timeout(600)
 async def test_llamafactory_trains_a_run_on_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     async with Store(f"sqlite:///{tmp_path / 's.db'}") as store:
         shop = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
@@ -144,7 +145,6 @@ async def test_llamafactory_trains_a_run_on_the_cluster(cluster: Cluster, tmp_pa
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("finished", [True, False])
 async def test_a_head_that_is_killed_and_started_anew_loses_no_result(
     tmp_path: Path, finished: bool
