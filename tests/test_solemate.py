@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ from core.ports import port_is_free
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
-from solemate import forget, main, open_model
+from solemate import _open_loop, forget, main, open_model
 from tests.core.documents import write_objects
 
 ROOT = Path(__file__).parent.parent
@@ -369,3 +370,19 @@ def test_doctor_names_every_part(environment: dict[str, str]) -> None:
     parts = {finding["part"]: finding["health"] for finding in json.loads(done.stdout)}
     assert {"store", "knowledge", "model", "page", "disk"} <= set(parts)
     assert "ill" not in parts.values()
+
+
+async def test_a_training_cluster_that_is_away_is_named_at_the_start_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings(
+        environment={
+            "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+            "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/s.db",
+            "SOLEMATE__TRAINING__LAUNCHER": "ray",
+            "SOLEMATE__TRAINING__RAY_ADDRESS": f"http://127.0.0.1:{free_port()}",
+        }
+    )
+    async with Store(settings.database.address) as store, AsyncExitStack() as stack:
+        assert await _open_loop(stack, settings, store) is not None
+    assert "Start the Ray head and the tunnel to it" in " ".join(capsys.readouterr().err.split())
