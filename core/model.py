@@ -220,7 +220,9 @@ class OpenAIChatModel:
             api_key=api_key or "none",
             max_retries=0,
             timeout=deadline_seconds,
-            http_client=http_client,
+            # The package's usual HTTP client takes more than twice as long over a stream, and
+            # longer with each connection that is open.
+            http_client=http_client or openai.DefaultAioHttpClient(timeout=deadline_seconds),
         )
 
     async def __aenter__(self) -> Self:
@@ -464,9 +466,10 @@ def _translated(base_url: str) -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise ModelUnavailable(f"{base_url!r} was silent for too long. Is it overloaded?") from exc
-    except openai.APITimeoutError as exc:
-        raise ModelUnavailable(f"{base_url!r} was silent for too long. Is it overloaded?") from exc
     except openai.APIConnectionError as exc:
+        if isinstance(exc, openai.APITimeoutError) and not _is_unconnected(exc):
+            sentence = f"{base_url!r} was silent for too long. Is it overloaded?"
+            raise ModelUnavailable(sentence) from exc
         raise _Passing(f"No answer from {base_url!r}. Is the model server running?") from exc
     except openai.APIStatusError as exc:
         raise _status_failure(base_url, exc) from exc
@@ -475,6 +478,11 @@ def _translated(base_url: str) -> Iterator[None]:
     except ValueError as exc:
         # Malformed JSON or UTF-8 in an event: outside the package's own errors.
         raise AnswerIncomplete(f"{base_url!r} sent an event that cannot be read.") from exc
+
+
+def _is_unconnected(exc: openai.APITimeoutError) -> bool:
+    """Whether there was no connection, or it broke off: the aiohttp client calls that a timeout."""
+    return isinstance(exc.__cause__, httpx2.ConnectTimeout)
 
 
 def _status_failure(base_url: str, exc: openai.APIStatusError) -> ModelUnavailable:
