@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import first_token, model_server, own_time, search, tagging, throughput, training_run
+from bench import (
+    delivery,
+    first_token,
+    model_server,
+    own_time,
+    search,
+    tagging,
+    throughput,
+    training_run,
+)
 from bench.effort import FULL, QUICK, Effort
 from bench.expert import Expert, workplace
 from bench.figures import Figure, to_json, to_table
@@ -26,6 +35,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "photos": tagging.measure,
     "search": search.measure,
     "many conversations": throughput.measure,
+    "delivery": delivery.measure,
     "a training run": training_run.measure,
 }
 

@@ -11,7 +11,8 @@ class Effort:
 
     No training is measured where it has no steps: its start alone takes half a minute.
 
-    `sizes` are numbers of passages, the first one is what the others are compared with.
+    `sizes` are numbers of passages, the first one is what the others are compared with; `rates` are
+    messages a second.
     """
 
     warm_up: int
@@ -23,6 +24,9 @@ class Effort:
     searches: int
     conversations: int
     rounds: int
+    calm_messages: int
+    rates: tuple[int, ...]
+    crowd_seconds: int
     training_steps: int
 
 
@@ -36,6 +40,9 @@ FULL = Effort(
     searches=100,
     conversations=64,
     rounds=6,
+    calm_messages=100,
+    rates=(20, 40, 100),
+    crowd_seconds=15,
     training_steps=40,
 )
 QUICK = Effort(
@@ -48,5 +55,8 @@ QUICK = Effort(
     searches=3,
     conversations=4,
     rounds=2,
+    calm_messages=4,
+    rates=(4,),
+    crowd_seconds=1,
     training_steps=0,
 )
