@@ -413,14 +413,16 @@ class Store:
     async def forget_older_than(self, moment: float) -> int:
         """Delete what was untouched since `moment` (Unix seconds); how many conversations.
 
-        Messages that were put aside go too: they hold a person's text and photos.
+        Messages that were put aside go too: they hold a person's text and photos. What was
+        answered is only a key by now, which makes a repeat harmless for as long as the inbox says.
         """
+        texts = sa.and_(inbox.c.received_at < moment, inbox.c.state != "done")
 
         def work(connection: Connection) -> int:
             old = sa.select(conversations.c.id).where(conversations.c.updated_at < moment)
             connection.execute(sa.delete(photos).where(photos.c.conversation_id.in_(old)))
             connection.execute(sa.delete(pairs).where(pairs.c.conversation_id.in_(old)))
-            connection.execute(sa.delete(inbox).where(inbox.c.received_at < moment))
+            connection.execute(sa.delete(inbox).where(texts))
             connection.execute(sa.delete(posts).where(posts.c.posted_at < moment))
             statement = sa.delete(conversations).where(conversations.c.updated_at < moment)
             return connection.execute(statement).rowcount

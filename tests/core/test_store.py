@@ -369,6 +369,16 @@ async def test_old_conversations_and_messages_are_forgotten(store: Store) -> Non
     assert [await count(store, table) for table in (turns, photos, inbox)] == [1, 0, 0]
 
 
+async def test_what_makes_a_repeat_harmless_outlives_the_text(store: Store) -> None:
+    row = {
+        "platform": "web", "conversation_id": "c1", "message_id": "m", "message": {},
+        "state": "done", "attempts": 1, "received_at": 1.0,
+    }  # fmt: skip
+    await store.run(lambda connection: connection.execute(sa.insert(inbox).values(row)))
+    await store.forget_older_than(5)
+    assert await count(store, inbox) == 1
+
+
 async def test_work_that_raises_leaves_nothing_behind(store: Store) -> None:
     def work(connection: Connection) -> None:
         connection.execute(store_module.conversations.insert().values(id="c", platform="web",
