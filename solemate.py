@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from core.leader import Lead, Leader
     from core.messages import Platform
     from core.model import OpenAIChatModel
+    from core.presence import Presence
     from core.privacy import Pseudonyms
     from core.redis_link import RedisLink
     from core.registry import Registry
@@ -521,6 +522,7 @@ async def _up(settings: Settings) -> None:
     from core.inbox import Inbox
     from core.messages import Platform
     from core.ports import listening
+    from core.presence import Presence
 
     hook = _telegram_hook(settings)
     async with AsyncExitStack() as stack:
@@ -533,10 +535,14 @@ async def _up(settings: Settings) -> None:
             await opened.vision.warm()
         tracing = stack.enter_context(open_tracing(settings, "solemate"))
         limits = settings.limits
-        inbox = Inbox(opened.store, owner=uuid.uuid4().hex, depth=limits.lane_depth)
+        owner = uuid.uuid4().hex
+        inbox = Inbox(opened.store, owner=owner, depth=limits.lane_depth)
+        # What a killed solemate left leased need not wait for its leases to run out.
+        presence = None
         if opened.store.exclusive:
-            # What a killed solemate left leased need not wait for its leases to run out.
             await inbox.take_over()
+        else:
+            presence = Presence(opened.store, settings.database.address, owner)
         feeds = Feeds()
         bots: dict[Platform, Bot] = dict.fromkeys(
             (Platform.WEB, Platform.API, Platform.TERMINAL), feeds
@@ -589,6 +595,8 @@ async def _up(settings: Settings) -> None:
             _web(settings, opened, desk, intakes, leaders),
             trusted_proxies=[str(one) for one in settings.web.trusted_proxies],
         )
+        if presence is not None:
+            await stack.enter_async_context(_shown(presence))
         async with lanes.running(), asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(_chores(settings, opened, inbox))]
             background += [tasks.create_task(intake.run()) for intake in intakes.values()]
@@ -599,6 +607,16 @@ async def _up(settings: Settings) -> None:
             await server.serve(sockets=[listener])
             for task in background:
                 task.cancel()
+
+
+@asynccontextmanager
+async def _shown(presence: Presence) -> AsyncIterator[None]:
+    """Be there for other replicas, from before the first answer until after the last one."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(presence.run())
+        await presence.shown.wait()
+        yield
+        task.cancel()
 
 
 def _leaders(settings: Settings) -> dict[Platform, Leader]:

@@ -14,7 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import httpx
+from sqlalchemy.engine import make_url
 
+from core.backup import reading
 from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
@@ -23,10 +25,12 @@ from core.ports import port_is_free
 from core.redis_link import RedisLink
 from core.registry import live_adapter
 from core.settings import Settings, at_root
-from core.store import SAFE_SQLITE, Store
+from core.store import SAFE_SQLITE, Store, newest_revision, revision_of, revisions
 from core.tags import load_tags
 
 ENOUGH_BYTES = 1_000_000_000
+# https://www.postgresql.org/support/versioning/
+OLDEST_POSTGRES = 14
 # Of several in one place, one is enough.
 _PACKAGES = (
     ("torch",),
@@ -139,14 +143,36 @@ def _disk(folder: Path) -> Finding:
 
 
 async def _store(settings: Settings) -> Finding:
-    """Open the database as `up` does, unless a running solemate holds it."""
+    """Open the database as `up` does, unless a running solemate holds it or its tables are old."""
     if await _solemate_answers(settings):
         return Finding("store", Health.OK, "in use by the running solemate")
+    address, where = settings.database.address, settings.database.url.rpartition("@")[2]
     try:
-        async with Store(settings.database.address):
-            return Finding("store", Health.OK, settings.database.url.rpartition("@")[2])
+        if old := await asyncio.to_thread(_old_tables, address):
+            advice = "Run `solemate backup`; `solemate up` brings them up to date."
+            return Finding("store", Health.WARNING, old, advice)
+        async with Store(address) as store:
+            server = await store.run(lambda connection: connection.dialect.server_version_info)
     except SolemateError as exc:
         return Finding("store", Health.ILL, "cannot be opened", str(exc))
+    version = int(server[0]) if server and address.startswith("postgresql") else OLDEST_POSTGRES
+    if version < OLDEST_POSTGRES:
+        advice = "Nobody mends it any more: upgrade it."
+        return Finding("store", Health.WARNING, f"PostgreSQL {version} at {where}", advice)
+    return Finding("store", Health.OK, where)
+
+
+def _old_tables(address: str) -> str:
+    """What is to be said of a database that an older solemate has written, "" of any other."""
+    file = make_url(address).database
+    if address.startswith("sqlite") and not (file and Path(file).exists()):
+        return ""
+    with reading(address) as connection:
+        found = revision_of(connection)
+    newest = newest_revision()
+    if not found or found == newest or found not in revisions():
+        return ""
+    return f"its tables are of version {found}, this program's of {newest}"
 
 
 async def _redis(link: RedisLink) -> Finding:

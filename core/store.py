@@ -26,6 +26,7 @@ import sqlalchemy as sa
 import structlog
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import FileLock, Timeout
@@ -515,6 +516,7 @@ def migrate(engine: sa.Engine) -> None:
             # Two processes that start together migrate one after the other.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
+        before = revision_of(connection)
         try:
             command.upgrade(config, "head")
         except CommandError as exc:
@@ -522,6 +524,20 @@ def migrate(engine: sa.Engine) -> None:
                 f"The database was written by a newer solemate ({exc}); upgrade the program, or "
                 "restore the backup made before the upgrade."
             ) from exc
+        if before not in ("", after := revision_of(connection)):
+            log.info("tables_upgraded", before=before, after=after)
+
+
+def revision_of(connection: Connection) -> str:
+    """The version of the tables, "" where there are none."""
+    return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def newest_revision() -> str:
+    """The version of the tables that this program works with."""
+    head = ScriptDirectory.from_config(_migrations()).get_current_head()
+    assert head is not None
+    return head
 
 
 def revisions() -> frozenset[str]:

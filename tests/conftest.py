@@ -23,7 +23,7 @@ import stamina
 
 from core.store import Store, migrate
 
-POSTGRES = "postgresql://postgres@127.0.0.1:5432"
+POSTGRES = os.environ.get("TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
 
 
 def missing(what: str) -> NoReturn:
@@ -63,7 +63,7 @@ def postgres() -> Iterator[Postgres]:
     try:
         server = psycopg.connect(f"{POSTGRES}/postgres", autocommit=True, connect_timeout=2)
     except psycopg.OperationalError:
-        missing("no PostgreSQL answers on 127.0.0.1:5432")
+        missing(f"no PostgreSQL answers at {POSTGRES}")
     with server:
         found = Postgres(server, f"solemate_test_{server.info.backend_pid}")
         found.drop(found.name)

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from core import doctor
 from core.doctor import Finding, Health, examine
 from core.settings import load_settings
-from core.store import Store
+from core.store import Store, migrate, revision_of
+from tests.conftest import RedisServer
 
 
 @pytest.fixture
@@ -166,3 +168,48 @@ async def test_a_card_that_the_settings_want_is_looked_for(
 
 async def test_no_card_is_looked_for_where_none_is_wanted(tmp_path: Path) -> None:
     assert (await findings(tmp_path))["device"].health is Health.OK
+
+
+async def test_an_old_database_is_named_and_left_as_it_is(tmp_path: Path, store_url: str) -> None:
+    engine = sa.create_engine(store_url)
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+    found = (await findings(tmp_path, DATABASE__URL=store_url))["store"]
+    assert found.health is Health.WARNING
+    assert "version 0002" in found.found
+    assert "solemate backup" in found.advice
+    with engine.connect() as connection:
+        assert revision_of(connection) == "0002"
+    engine.dispose()
+
+
+async def test_a_database_of_a_newer_program_is_ill(tmp_path: Path, store_url: str) -> None:
+    engine = sa.create_engine(store_url)
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    found = (await findings(tmp_path, DATABASE__URL=store_url))["store"]
+    assert found.health is Health.ILL
+    assert "newer solemate" in found.advice
+    assert "upgrade the program" in found.advice
+
+
+async def test_an_absent_postgresql_is_ill_and_its_password_hidden(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://me:sesame@127.0.0.1:1/none"
+    found = (await findings(tmp_path, DATABASE__URL=url))["store"]
+    assert found.health is Health.ILL
+    assert "sesame" not in repr(found)
+
+
+async def test_redis_is_looked_at_where_it_is_set(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    assert "redis" not in await findings(tmp_path)
+    found = (await findings(tmp_path, REDIS__URL=redis_server.url))["redis"]
+    assert (found.health, found.found) == (Health.OK, f"127.0.0.1:{redis_server.port}/0")
+    redis_server.stop()
+    found = (await findings(tmp_path, REDIS__URL=redis_server.url))["redis"]
+    assert found.health is Health.WARNING
+    assert "redis.url" in found.advice
