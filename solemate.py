@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import secrets
 import sys
 import time
 import uuid
@@ -35,7 +34,9 @@ from core.opening import (
     open_tracing,
     open_vision,
     photo_limits,
+    pseudonyms,
     same_settings,
+    secret,
     take_up,
     use_settings,
     with_profile,
@@ -43,7 +44,7 @@ from core.opening import (
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
 from core.settings import Settings, at_root
-from training.commands import adapters, data, evaluation, models, pairs, runs, train
+from training.commands import adapters, data, evaluation, models, pairs, person, runs, train
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from core.messages import Platform
     from core.model import OpenAIChatModel
     from core.presence import Presence
-    from core.privacy import Pseudonyms
     from core.redis_link import RedisLink
     from core.registry import Registry
     from core.retrieval import Retriever
@@ -281,6 +281,7 @@ for name, group in (
     ("eval", evaluation.group),
     ("models", models.group),
     ("pairs", pairs.group),
+    ("person", person.group),
     ("runs", runs.group),
     ("train", train.group),
     ("adapters", adapters.group),
@@ -434,7 +435,7 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
         index, retriever = await open_retriever(settings)
         vision = open_vision(settings)
         model = await stack.enter_async_context(open_model(settings))
-        key = _secret(settings.state / "routing-secret").encode()
+        key = secret(settings.state / "routing-secret").encode()
         registry = Registry(model, settings.model.base_model, live, store=store, key=key)
         await stack.enter_async_context(registry.reconciling())
         engine = Engine(
@@ -879,7 +880,7 @@ def _web(
     mount_chat(
         app,
         desk,
-        storage_secret=_secret(settings.state / "page-secret"),
+        storage_secret=secret(settings.state / "page-secret"),
     )
     return app
 
@@ -918,8 +919,20 @@ async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
         await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
         trained = Adapters(store, settings.state / "adapters", settings.model.adapter)
         await trained.retire_flagged(now=time.time())
+        await _forget_datasets(settings, store)
     except StoreError as exc:
         log.warning("nothing_forgotten", problem=str(exc))
+
+
+async def _forget_datasets(settings: Settings, store: Store) -> None:
+    """Delete what people who were erased said from the files of past runs."""
+    try:
+        from training.loop import datasets_folder, operators_runs
+        from training.steps import forget_erased
+    except ImportError:
+        # Nothing is trained here.
+        return
+    await forget_erased(operators_runs(settings, store), datasets_folder(settings))
 
 
 async def _serve_with_adapter(settings: Settings, options: ServerOptions) -> None:
@@ -1097,13 +1110,6 @@ def _photo_bytes(path: Path, settings: Settings) -> bytes:
         ) from exc
 
 
-def pseudonyms(settings: Settings) -> Pseudonyms:
-    """What people of chat platforms are called in the store: the same as long as its folder."""
-    from core.privacy import Pseudonyms
-
-    return Pseudonyms(_secret(settings.state / "people-secret").encode())
-
-
 def _backed_up(settings: Settings) -> Place:
     from core.backup import Place
 
@@ -1115,17 +1121,6 @@ def _named_folder(text: str) -> tuple[str, Path]:
     if not name or not folder:
         raise ConfigError(f"{text!r} is no adapter; write NAME=FOLDER.")
     return name, Path(folder)
-
-
-def _secret(file: Path) -> str:
-    """A random secret that lives as long as the state folder: signs the page's cookies."""
-    try:
-        return file.read_text("utf-8")
-    except FileNotFoundError:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32), "utf-8")
-        return file.read_text("utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from core.engine import Options
     from core.index import IndexFolder
     from core.photos import PhotoLimits
+    from core.privacy import Pseudonyms
     from core.redis_link import RedisLink
     from core.retrieval import Retriever, Snapshot
     from core.store import Store
@@ -227,6 +229,24 @@ def model_name(name: str) -> str:
 def calibration_file(settings: Settings) -> Path:
     """Where `kb calibrate` keeps what it found."""
     return settings.state / "calibration.json"
+
+
+def pseudonyms(settings: Settings) -> Pseudonyms:
+    """What people of chat platforms are called in the store: the same as long as its folder."""
+    from core.privacy import Pseudonyms
+
+    return Pseudonyms(secret(settings.state / "people-secret").encode())
+
+
+def secret(file: Path) -> str:
+    """A random secret that lives as long as its file, which is made where there is none."""
+    try:
+        return file.read_text("utf-8")
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(32), "utf-8")
+        return file.read_text("utf-8")
 
 
 def same_settings() -> list[str]:

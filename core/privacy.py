@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from core.errors import ConfigError, NotFound
 from core.messages import Platform
 from core.store import Store, upsert
 from core.tables import (
@@ -32,6 +34,9 @@ from core.tables import (
 )
 from core.transactions import lock
 
+_HEX_DIGITS = 32
+_PSEUDONYM = re.compile(rf"[0-9a-f]{{{_HEX_DIGITS}}}")
+
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
@@ -45,7 +50,25 @@ class Pseudonyms:
     def of(self, platform: Platform, own_id: str) -> str:
         """The person's name in the store, `PLATFORM:HASH`."""
         digest = hmac.new(self.key, f"{platform}:{own_id}".encode(), hashlib.sha256).hexdigest()
-        return f"{platform}:{digest[:32]}"
+        return f"{platform}:{digest[:_HEX_DIGITS]}"
+
+    def named(self, key: str) -> str:
+        """The person that an operator means by `key`; `ConfigError` where it cannot be one.
+
+        Either as a platform knows them (`telegram:123`, `slack:T1:U1`) or as the store does.
+        """
+        platform, _, own_id = key.strip().partition(":")
+        if platform not in set(Platform) or (not own_id and platform != Platform.TERMINAL):
+            raise ConfigError(
+                f"{key!r} names nobody. Write telegram:NUMBER, slack:TEAM:USER, web:ID, or the "
+                "person as `pairs show` and `adapters show` name them."
+            )
+        match Platform(platform):
+            case Platform.TELEGRAM if own_id.isdecimal() and len(own_id) < _HEX_DIGITS:
+                return self.of(Platform.TELEGRAM, own_id)
+            case Platform.SLACK if not _PSEUDONYM.fullmatch(own_id):
+                return self.of(Platform.SLACK, own_id.rpartition(":")[2])
+        return key.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,18 @@ async def erased_at(store: Store, user_id: str) -> float:
     query = sa.select(tombstones.c.erased_at).where(tombstones.c.user_id == user_id)
     moment: float | None = await store.run(lambda connection: connection.execute(query).scalar())
     return moment or 0.0
+
+
+async def check_known(store: Store, user_id: str) -> None:
+    """Raise `NotFound` where nothing is kept about a person, and nobody of that name was erased."""
+    kept = await export(store, user_id)
+    if any(value for name, value in kept.items() if name != "person"):
+        return
+    if not await erased_at(store, user_id):
+        raise NotFound(
+            f"Nothing is kept about {user_id!r}. Is the key right, and are these the settings "
+            "(--config, --profile) of the solemate that the person talked to?"
+        )
 
 
 async def export(store: Store, user_id: str) -> dict[str, Any]:
@@ -198,10 +233,10 @@ def _delete(connection: Connection, table: sa.Table, which: sa.ColumnElement[boo
 
 
 def _export(connection: Connection, user_id: str) -> dict[str, Any]:
-    language = sa.select(people.c.language).where(people.c.user_id == user_id)
+    chosen = _rows(connection, people, user_id, ("language", "tell"))
     return {
         "person": user_id,
-        "language": connection.execute(language).scalar(),
+        "choices": chosen[0] if chosen else {},
         "turns": _exported_turns(connection, user_id),
         "waiting": [
             {"text": message["text"], "photos": message["images"]}
@@ -218,7 +253,9 @@ def _export(connection: Connection, user_id: str) -> dict[str, Any]:
         "pairs": _rows(
             connection, pairs, user_id, ("id", "origin", "state", "created_at", "decided_at")
         ),
-        "duels": _rows(connection, duels, user_id, ("id", "winner", "created_at", "decided_at")),
+        "duels": _rows(
+            connection, duels, user_id, ("id", "text", "winner", "created_at", "decided_at")
+        ),
         "notices": _rows(connection, notices, user_id, ("pair_id", "adapter", "told_at")),
     }
 

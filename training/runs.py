@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -272,9 +272,16 @@ class Runs:
         rows = await self._store.run(lambda connection: connection.execute(query).all())
         return {row.pair_id: row.split for row in rows}
 
-    async def with_pairs(self, found: Collection[str]) -> list[Run]:
-        """The runs that hold any of these pairs, the newest first."""
-        query = sa.select(run_pairs.c.run_id).where(run_pairs.c.pair_id.in_(found)).distinct()
+    async def with_erased(self) -> list[Run]:
+        """The runs that hold what is in the store no more, as of erased people; newest first."""
+        name = run_pairs.c.pair_id
+        # KTO learns from single answers, which are named by their replies.
+        kept = sa.or_(
+            sa.exists().where(pairs.c.id == name),
+            sa.exists().where(pairs.c.reply_id == name),
+            sa.exists().where(turns.c.reply_id == name),
+        )
+        query = sa.select(run_pairs.c.run_id).where(~kept).distinct()
         names = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [run for run in await self.all() if run.id in names]
 

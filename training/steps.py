@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -350,12 +350,12 @@ class Steps:
         return moved
 
 
-async def forget_pairs(runs: Runs, datasets: Path, pairs: Collection[str]) -> list[str]:
-    """Delete the files that hold these pairs, of people who were erased; the runs that had them.
+async def forget_erased(runs: Runs, datasets: Path) -> list[str]:
+    """Delete the files that hold pairs which are gone, as those of erased people; whose they were.
 
     A run under way notices by itself that pairs are gone, and begins again without them.
     """
-    found = await runs.with_pairs(pairs)
+    found = [run for run in await runs.with_erased() if run.dataset]
     for run in found:
         if run.ended:
             # LLaMA-Factory's log shows rows, too.

@@ -211,7 +211,7 @@ async def test_an_export_is_complete_and_has_nothing_of_others(store: Store, inb
     await add_pair(store, "p1", ANN, "r2", SECRET)
     found = await export(store, ANN)
     assert SECRET not in json.dumps(found)
-    assert (found["person"], found["language"]) == (ANN, "zh")
+    assert (found["person"], found["choices"]["language"]) == (ANN, "zh")
     assert [(one["question"], one["photos"]) for one in found["turns"]] == [("Mine", ["anBlZw=="])]
     assert [one["correction"] for one in found["ratings"]] == ["", "Better"]
     assert [one["text"] for one in found["waiting"]] == ["Waiting"]

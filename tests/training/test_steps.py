@@ -23,7 +23,7 @@ from training.lease import Lease, LeaseLost
 from training.pairs import PreferencePair, to_row
 from training.runs import Run, RunMoved, Runs, RunState
 from training.seal import check_seal
-from training.steps import forget_pairs
+from training.steps import forget_erased
 
 S = RunState
 
@@ -404,11 +404,15 @@ async def test_who_was_erased_is_left_out_and_the_run_begins_again(
     assert gone.id not in await shop.runs.pairs_of(run.id)
 
 
-async def test_the_files_of_past_runs_forget_whoever_was_erased(shop: Workshop) -> None:
+async def test_the_files_of_past_runs_forget_whoever_was_erased(
+    shop: Workshop, store: Store
+) -> None:
     run = await shop.until(S.PROMOTED)
     datasets = shop.folder / "datasets"
-    assert await forget_pairs(shop.runs, datasets, ["pair-nobody"]) == []
-    assert await forget_pairs(shop.runs, datasets, [shop.pool[0].id]) == [run.id]
+    assert await forget_erased(shop.runs, datasets) == []
+    statement = sa.delete(pairs).where(pairs.c.id == shop.pool[0].id)
+    await store.run(lambda connection: connection.execute(statement))
+    assert await forget_erased(shop.runs, datasets) == [run.id]
     assert not run.folder.exists()
     assert list(datasets.iterdir()) == []
 

@@ -1,0 +1,184 @@
+"""An operator hands a person what is kept about them, or erases it, on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from core.backup import Place, back_up
+from core.errors import ConfigError, NotFound
+from core.messages import Platform, Rating
+from core.opening import pseudonyms
+from core.restore import restore
+from core.settings import Settings, load_settings
+from core.store import Store
+from core.tables import adapters, run_pairs, runs
+from tests.training.feedback_world import BETTER, QUESTION, World, make_pair
+from training.commands.person import group
+from training.pairs import save
+
+TELEGRAM, SLACK = "telegram:4711", "slack:T1:UANN"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(
+        environment={
+            "SOLEMATE__DATABASE__FOLDER": str(tmp_path / "state"),
+            "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path / 's.db'}",
+        }
+    )
+
+
+def stored(settings: Settings, work: Callable[[World], Awaitable[Any]]) -> Any:
+    async def opened() -> Any:
+        async with Store(settings.database.address) as store:
+            return await work(World(store))
+
+    return asyncio.run(opened())
+
+
+def person(settings: Settings, key: str = TELEGRAM) -> str:
+    return pseudonyms(settings).named(key)
+
+
+def someone_asked(settings: Settings, user: str) -> None:
+    """A person corrected an answer, and a run trained an adapter on it."""
+
+    async def work(world: World) -> None:
+        reply = await world.ask(user=user)
+        await world.rate(reply, Rating.DOWN, BETTER, user=user)
+        pair = make_pair(user=user)
+        run = {
+            "id": "run-1",
+            "key": "run-1",
+            "stage": "dpo",
+            "recipe": "embedded",
+            "state": "promoted",
+            "why": "",
+            "started_by": "",
+            "folder": str(settings.state / "runs" / "run-1"),
+            "dataset": "d" * 64,
+            "adapter": "shoes-v1",
+            "figures": {},
+            "problem": "",
+            "attempts": 1,
+            "created_at": 1.0,
+            "updated_at": 1.0,
+        }
+        adapter = {
+            "name": "shoes-v1",
+            "run_id": "run-1",
+            "path": "",
+            "base": "",
+            "digest": "",
+            "manifest": {},
+            "state": "live",
+            "created_at": 1.0,
+        }
+
+        def insert(connection: sa.Connection) -> None:
+            save(connection, pair, 1.0)
+            connection.execute(sa.insert(runs).values(run))
+            used = {"run_id": "run-1", "pair_id": pair.id, "split": "train"}
+            connection.execute(sa.insert(run_pairs).values(used))
+            connection.execute(sa.insert(adapters).values(adapter))
+
+        await world.store.run(insert)
+
+    stored(settings, work)
+    for folder in ("runs/run-1", f"datasets/{'d' * 16}"):
+        (settings.state / folder).mkdir(parents=True)
+        (settings.state / folder / "rows.jsonl").write_text(BETTER, "utf-8")
+
+
+def invoke(settings: Settings, *words: str, typed: str | None = None) -> Result:
+    return CliRunner().invoke(group, words, obj=settings, catch_exceptions=False, input=typed)
+
+
+def asked(settings: Settings, *words: str) -> Any:
+    done = invoke(settings, *words, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.output.splitlines()[-1])
+
+
+@pytest.mark.parametrize("key", [TELEGRAM, SLACK, "web:abc"])
+def test_a_person_is_found_by_their_name_on_the_platform_and_by_ours(
+    settings: Settings, key: str
+) -> None:
+    someone_asked(settings, person(settings, key))
+    found = asked(settings, "export", key)
+    assert [turn["question"] for turn in found["turns"]] == [QUESTION]
+    assert [one["correction"] for one in found["ratings"]] == [BETTER]
+    assert asked(settings, "export", found["person"]) == found
+
+
+def test_slack_knows_people_by_their_own_id_whatever_the_team(settings: Settings) -> None:
+    expected = pseudonyms(settings).of(Platform.SLACK, "UANN")
+    assert person(settings, SLACK) == person(settings, "slack:UANN") == expected
+
+
+def test_an_export_can_be_kept_in_a_file_that_nobody_else_reads(
+    settings: Settings, tmp_path: Path
+) -> None:
+    someone_asked(settings, person(settings))
+    file = tmp_path / "ann.json"
+    invoke(settings, "export", TELEGRAM, "--file", str(file))
+    assert json.loads(file.read_text("utf-8"))["person"] == person(settings)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_an_erasure_tells_what_it_did_and_leaves_nothing(settings: Settings) -> None:
+    someone_asked(settings, person(settings))
+    done = asked(settings, "erase", TELEGRAM, "--yes")
+    counted = ("turns", "ratings", "pairs", "datasets_deleted", "adapters_flagged")
+    assert [done[name] for name in counted] == [1, 1, 1, 1, "shoes-v1"]
+    assert done["retired_by"]
+    found = asked(settings, "export", TELEGRAM)
+    assert found["erased_at"]
+    assert (found["turns"], found["ratings"], found["pairs"]) == ([], [], [])
+    assert list(settings.state.rglob("rows.jsonl")) == []
+
+
+def test_an_erasure_asks_first(settings: Settings) -> None:
+    someone_asked(settings, person(settings))
+    assert invoke(settings, "erase", TELEGRAM, typed="n\n").exit_code == 1
+    assert asked(settings, "export", TELEGRAM)["turns"]
+    assert invoke(settings, "erase", TELEGRAM, typed="y\n").exit_code == 0
+    assert not asked(settings, "export", TELEGRAM)["turns"]
+
+
+def test_a_restored_backup_does_not_bring_an_erased_person_back(
+    settings: Settings, tmp_path: Path
+) -> None:
+    someone_asked(settings, person(settings))
+    place = Place(settings.database.address, settings.state)
+    made = asyncio.run(back_up(place, tmp_path / "backups"))
+    invoke(settings, "erase", TELEGRAM, "--yes")
+    assert asyncio.run(restore(place, made.file)).erased_again == 1
+    found = asked(settings, "export", TELEGRAM)
+    assert (found["turns"], found["ratings"], found["pairs"]) == ([], [], [])
+
+
+@pytest.mark.parametrize("words", [("export",), ("erase", "--yes")])
+@pytest.mark.parametrize(
+    ("key", "problem", "sentence"),
+    [
+        ("telegram:99", NotFound, "Nothing is kept"),
+        ("somebody", ConfigError, "names nobody"),
+        ("telegram:", ConfigError, "names nobody"),
+    ],
+)
+def test_a_wrong_key_is_one_sentence(
+    settings: Settings, words: tuple[str, ...], key: str, problem: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(problem, match=sentence):
+        invoke(settings, *words, key)

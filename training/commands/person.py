@@ -1,0 +1,113 @@
+"""`solemate person …`: all that is kept about somebody, to hand out or to delete for good."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.opening import open_store, pseudonyms
+from core.printing import Json, out, print_json, print_rows
+from core.running import run
+from core.settings import Settings
+
+# Modules that load torch are imported where they are needed.
+
+group = typer.Typer(no_args_is_help=True, help="What is kept about a person; its erasure.")
+
+Key = Annotated[
+    str,
+    typer.Argument(help="telegram:NUMBER, slack:TEAM:USER, web:ID, or the store's name of them."),
+]
+
+
+@group.command()
+def export(
+    context: typer.Context,
+    key: Key,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Write it there, for you alone to read.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print all that is kept about a person as one JSON document."""
+    found = run(_export(context.obj, key))
+    if file is None:
+        print_json(found) if as_json else typer.echo(_written(found))
+        return
+    file.touch(mode=0o600)
+    file.write_text(_written(found) + "\n", "utf-8")
+    out.print(f"{file} holds all that is kept about {found['person']}.")
+
+
+@group.command()
+def erase(
+    context: typer.Context,
+    key: Key,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete all that is kept about a person; a tombstone keeps backups from bringing it back."""
+    person = run(_known(context.obj, key))
+    if not yes:
+        typer.confirm(f"Delete all that is kept about {person}, for good?", abort=True, err=True)
+    done = run(_erase(context.obj, person))
+    print_json(done) if as_json else print_rows([done], as_json=False)
+
+
+async def _known(settings: Settings, key: str) -> str:
+    """The person's name in the store; `NotFound` where nobody of that name was ever here."""
+    from core.privacy import check_known
+
+    person = pseudonyms(settings).named(key)
+    async with open_store(settings, exclusive=False) as store:
+        await check_known(store, person)
+    return person
+
+
+async def _export(settings: Settings, key: str) -> dict[str, Any]:
+    from core.privacy import erased_at
+    from core.privacy import export as export_from
+
+    person = await _known(settings, key)
+    async with open_store(settings, exclusive=False) as store:
+        erased = await erased_at(store, person)
+        found = await export_from(store, person)
+    return found | {"erased_at": _day(erased) if erased else None}
+
+
+async def _erase(settings: Settings, person: str) -> dict[str, Any]:
+    """Erase a person from the store and from the datasets on disk; what that did."""
+    from core.privacy import erase as erase_from
+    from training.adapters import RETIRE_SECONDS, Adapters
+    from training.loop import datasets_folder, operators_runs
+    from training.steps import forget_erased
+
+    now = time.time()
+    async with open_store(settings, exclusive=False) as store:
+        done = await erase_from(store, person, now=now)
+        runs = await forget_erased(operators_runs(settings, store), datasets_folder(settings))
+        adapters = Adapters(store, settings.state / "adapters", settings.model.adapter)
+        flagged = [one.name for one in await adapters.all() if one.flagged_at == now]
+    return {
+        "person": person,
+        "turns": done.turns,
+        "ratings": done.ratings,
+        "photos": done.photos,
+        "pairs": done.pairs,
+        "datasets_deleted": len(runs),
+        "adapters_flagged": ", ".join(flagged),
+        "retired_by": _day(now + RETIRE_SECONDS) if flagged else "",
+    }
+
+
+def _written(found: dict[str, Any]) -> str:
+    return json.dumps(found, ensure_ascii=False, indent=2)
+
+
+def _day(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).date().isoformat()
