@@ -22,7 +22,8 @@ from core.lora import CONFIG, WEIGHTS, check_adapter, digest_of
 from core.messages import Adapter
 from core.routes import Route, State, change_route, last_route, lock_routes, set_state
 from core.store import Store
-from core.tables import adapters, pairs, run_pairs, runs
+from core.tables import adapters, runs
+from training.lineage import Taught, taught_in
 
 MANIFEST = "manifest.json"
 RETIRE_SECONDS = 30 * 86400.0
@@ -68,17 +69,6 @@ class Registered:
     def adapter(self) -> Adapter:
         """What a model server is given."""
         return Adapter(self.name, self.path, self.base, self.digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """A pair that an adapter was trained or measured on, back to the verdict that it comes from."""
-
-    pair: str
-    split: str
-    reply: str
-    person: str
-    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +133,7 @@ class Adapters:
             run = connection.execute(
                 sa.select(runs).where(runs.c.id == registered.run_id)
             ).one_or_none()
-            query = (
-                sa.select(pairs, run_pairs.c.split)
-                .join(run_pairs, run_pairs.c.pair_id == pairs.c.id)
-                .where(run_pairs.c.run_id == registered.run_id)
-                .order_by(pairs.c.created_at, pairs.c.id)
-            )
-            taught = tuple(
-                Taught(row.id, row.split, row.reply_id, row.user_id, row.origin)
-                for row in connection.execute(query)
-            )
+            taught = taught_in(connection, registered.run_id)
             if run is None:
                 return Lineage(registered.run_id, "", "", "", taught)
             return Lineage(run.id, run.stage, run.why, run.dataset, taught)

@@ -32,19 +32,17 @@ _MANIFEST = "manifest.json"
 _INFO = "dataset_info.json"
 _FILES = ("train.jsonl", "held_out.jsonl", _INFO)
 # The role tags are those of the served prompt, so that a row holds it as it is.
-_TAGS = {
+_TAGS: Mapping[str, str] = {
     "role_tag": "role",
     "content_tag": "content",
     "user_tag": "user",
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-_SHAPES: dict[RunStage, dict[str, Any]] = {
-    "dpo": {
-        "ranking": True,
-        "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
-    },
-    "kto": {"ranking": False, "columns": {"messages": "messages", "kto_tag": "liked"}},
+_LIKED = "label"
+_COLUMNS: Mapping[RunStage, Mapping[str, str]] = {
+    "dpo": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
+    "kto": {"messages": "messages", "kto_tag": _LIKED},
 }
 
 TokenCounter = Callable[[Sequence[ChatMessage], str], int]
@@ -129,6 +127,27 @@ class _Row:
     created_at: float
     columns: Mapping[str, Any]
     tokens: int
+
+
+def sharegpt_entry(stage: RunStage, file_name: str) -> dict[str, Any]:
+    """What LLaMA-Factory's `dataset_info.json` has to say about a file of such rows."""
+    entry = {"file_name": file_name, "formatting": "sharegpt", "tags": dict(_TAGS)}
+    return entry | {"ranking": stage == "dpo", "columns": dict(_COLUMNS[stage])}
+
+
+def ranking_row(prompt: Sequence[ChatMessage], chosen: str, rejected: str) -> dict[str, Any]:
+    """A ranking row: the prompt message by message, exactly as it was served."""
+    return {
+        "messages": [asdict(message) for message in prompt],
+        "chosen": asdict(ChatMessage("assistant", chosen)),
+        "rejected": asdict(ChatMessage("assistant", rejected)),
+    }
+
+
+def kto_row(one: RatedAnswer) -> dict[str, Any]:
+    """A row for KTO: the chat with the answer, and whether it was liked."""
+    messages = (*one.prompt, ChatMessage("assistant", one.completion))
+    return {"messages": [asdict(message) for message in messages], _LIKED: one.liked}
 
 
 def freeze_pairs(
@@ -230,8 +249,8 @@ def _freeze(
         anchors=len(replayed),
         split_by=split_by,
         cutoff_len=rules.cutoff_len,
-        liked=sum(row.columns.get("liked") is True for row in train),
-        disliked=sum(row.columns.get("liked") is False for row in train),
+        liked=sum(row.columns.get(_LIKED) is True for row in train),
+        disliked=sum(row.columns.get(_LIKED) is False for row in train),
     )
     sides = {
         "train": [row.columns for row in (*_in_order(train), *replayed)],
@@ -312,17 +331,15 @@ def _fits(row: _Row, rules: FreezeRules) -> bool:
 
 
 def _pair_row(pair: PreferencePair, count: TokenCounter) -> _Row:
-    columns = _ranking(pair.prompt, pair.chosen, pair.rejected)
+    columns = ranking_row(pair.prompt, pair.chosen, pair.rejected)
     tokens = max(count(pair.prompt, text) for text in (pair.chosen, pair.rejected))
     return _Row(pair.id, pair.user_id, pair.question, pair.created_at, columns, tokens)
 
 
 def _rated_row(one: RatedAnswer, count: TokenCounter) -> _Row:
-    messages = (*one.prompt, ChatMessage("assistant", one.completion))
-    columns = {"messages": [asdict(message) for message in messages], "liked": one.liked}
     question = question_in(one.prompt[-1].content)
     tokens = count(one.prompt, one.completion)
-    return _Row(one.reply_id, one.user_id, question, one.created_at, columns, tokens)
+    return _Row(one.reply_id, one.user_id, question, one.created_at, kto_row(one), tokens)
 
 
 def _anchor_row(pair: DpoRow, count: TokenCounter) -> _Row:
@@ -333,18 +350,9 @@ def _anchor_row(pair: DpoRow, count: TokenCounter) -> _Row:
     ]
     system = [ChatMessage("system", pair.system)] if pair.system else []
     prompt = (*system, *history, ChatMessage("user", pair.prompt))
-    columns = _ranking(prompt, pair.chosen, pair.rejected)
+    columns = ranking_row(prompt, pair.chosen, pair.rejected)
     tokens = max(count(prompt, text) for text in (pair.chosen, pair.rejected))
     return _Row(_sha(_dump(columns))[:32], "", pair.prompt, 0.0, columns, tokens)
-
-
-def _ranking(prompt: Sequence[ChatMessage], chosen: str, rejected: str) -> dict[str, Any]:
-    """A row of a ranking dataset."""
-    return {
-        "messages": [asdict(message) for message in prompt],
-        "chosen": asdict(ChatMessage("assistant", chosen)),
-        "rejected": asdict(ChatMessage("assistant", rejected)),
-    }
 
 
 def _in_order(rows: Iterable[_Row]) -> list[_Row]:
@@ -363,8 +371,7 @@ def _write(
         for side, rows in sides.items():
             (fresh / f"{side}.jsonl").write_bytes(b"".join(_dump(row) + b"\n" for row in rows))
             if rows:
-                shape = {"file_name": f"{side}.jsonl", "formatting": "sharegpt", "tags": _TAGS}
-                info[side] = shape | _SHAPES[manifest.stage]
+                info[side] = sharegpt_entry(manifest.stage, f"{side}.jsonl")
         (fresh / _INFO).write_bytes(_dump(info))
         sealed = manifest.model_copy(update={"digest": _digest(fresh, manifest)})
         (fresh / _MANIFEST).write_text(sealed.model_dump_json(indent=1), "utf-8")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from core.language import language_of
 from core.messages import ChatMessage
 from core.store import Store
 from training.collect import PairRules
+from training.dataset import kto_row, ranking_row, sharegpt_entry
 from training.filters import Pool, examine
 from training.pairs import (
     OPEN,
@@ -50,16 +51,6 @@ class Format(StrEnum):
     ALPACA = "alpaca"
     SHAREGPT = "sharegpt"
     KTO = "kto"
-
-
-SHAREGPT_TAGS: Mapping[str, str] = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "system_tag": "system",
-}
-"""LLaMA-Factory's names for the roles, said to be those of a served prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +91,7 @@ def alpaca_row(pair: PreferencePair) -> dict[str, Any]:
 
 def sharegpt_row(pair: PreferencePair) -> dict[str, Any]:
     """A ranking row of LLaMA-Factory's sharegpt format: the prompt message by message."""
-    return {
-        "messages": [asdict(message) for message in pair.prompt],
-        "chosen": asdict(ChatMessage("assistant", pair.chosen)),
-        "rejected": asdict(ChatMessage("assistant", pair.rejected)),
-    }
-
-
-def kto_row(rated: RatedAnswer) -> dict[str, Any]:
-    """A row of LLaMA-Factory's KTO: the chat with the answer, and whether it was liked."""
-    answer = ChatMessage("assistant", rated.completion)
-    return {
-        "messages": [asdict(message) for message in (*rated.prompt, answer)],
-        "label": rated.liked,
-    }
+    return ranking_row(pair.prompt, pair.chosen, pair.rejected)
 
 
 def dataset_entry(style: Format, file_name: str) -> dict[str, Any]:
@@ -122,15 +100,7 @@ def dataset_entry(style: Format, file_name: str) -> dict[str, Any]:
         names = ("chosen", "rejected", "system", "history")
         columns = {"prompt": "instruction", "query": "input"} | {name: name for name in names}
         return {"file_name": file_name, "ranking": True, "columns": columns}
-    entry: dict[str, Any] = {
-        "file_name": file_name,
-        "formatting": "sharegpt",
-        "tags": dict(SHAREGPT_TAGS),
-    }
-    if style is Format.KTO:
-        return entry | {"columns": {"messages": "messages", "kto_tag": "label"}}
-    columns = {name: name for name in ("messages", "chosen", "rejected")}
-    return entry | {"ranking": True, "columns": columns}
+    return sharegpt_entry("kto" if style is Format.KTO else "dpo", file_name)
 
 
 _TO_ROW: Mapping[Format, Callable[[PreferencePair], dict[str, Any]]] = {

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from core.audit import AuditRow, audit_of
 from core.store import Store
-from core.tables import adapters, feedback_events, run_pairs, runs
+from core.tables import adapters, feedback_events, pairs, run_pairs, runs, turns
 from training.pairs import PreferencePair, subject_of
 
 
@@ -36,6 +36,22 @@ class UsedIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Taught:
+    """What a run was trained or measured on, back to the last verdict that it comes from.
+
+    A pair; or, for KTO, a single answer, which goes by its reply's name.
+    """
+
+    pair: str
+    split: str
+    origin: str
+    reply: str
+    person: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """All that is known of a pair's way."""
 
@@ -51,6 +67,49 @@ async def lineage_of(store: Store, pair: PreferencePair) -> Lineage:
         lambda connection: (_said(connection, pair), _used(connection, pair))
     )
     return Lineage(pair, said, tuple(await audit_of(store, subject_of(pair.id))), used)
+
+
+def taught_in(connection: Connection, run_id: str) -> tuple[Taught, ...]:
+    """Everything that a run was taught and is still there: what erased people said is gone."""
+    reply = sa.func.coalesce(pairs.c.reply_id, turns.c.reply_id)
+    newest = (
+        sa.select(sa.func.max(feedback_events.c.id))
+        .where(
+            feedback_events.c.reply_id == reply,
+            sa.or_(pairs.c.id.is_(None), feedback_events.c.user_id == pairs.c.user_id),
+        )
+        .correlate(pairs, turns)
+        .scalar_subquery()
+    )
+    query = (
+        sa.select(
+            run_pairs.c.pair_id,
+            run_pairs.c.split,
+            pairs.c.origin,
+            reply.label("reply"),
+            sa.func.coalesce(pairs.c.user_id, feedback_events.c.user_id).label("person"),
+            feedback_events.c.rating,
+            feedback_events.c.reason,
+        )
+        .select_from(run_pairs)
+        .outerjoin(pairs, pairs.c.id == run_pairs.c.pair_id)
+        .outerjoin(turns, turns.c.reply_id == run_pairs.c.pair_id)
+        .outerjoin(feedback_events, feedback_events.c.id == newest)
+        .where(run_pairs.c.run_id == run_id, reply.is_not(None))
+        .order_by(run_pairs.c.pair_id)
+    )
+    return tuple(
+        Taught(
+            row.pair_id,
+            row.split,
+            row.origin or "",
+            row.reply,
+            row.person or "",
+            row.rating or "",
+            row.reason or "",
+        )
+        for row in connection.execute(query)
+    )
 
 
 def _said(connection: Connection, pair: PreferencePair) -> tuple[Said, ...]:

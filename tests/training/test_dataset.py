@@ -202,11 +202,11 @@ def test_single_answers_are_kto_rows_with_their_thumb(tmp_path: Path) -> None:
     found = [rated(number, liked=number % 3 == 0) for number in range(9)]
     frozen = freeze_ratings(found, RULES, count_words, tmp_path)
     told = json.loads((frozen.folder / "dataset_info.json").read_text())["train"]
-    assert told["columns"] == {"messages": "messages", "kto_tag": "liked"}
+    assert told["columns"] == {"messages": "messages", "kto_tag": "label"}
     assert (frozen.manifest.liked, frozen.manifest.disliked) == (3, 6)
     first = rows(frozen)[0]
     assert first["messages"][-1] == {"role": "assistant", "content": "Answer 0."}
-    assert first["liked"] is True
+    assert first["label"] is True
 
 
 def test_kto_wants_both_thumbs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from core.audit import audit_of, verify
 from core.errors import ModelUnavailable, NotFound
 from core.messages import ChatMessage, Outcome, Reason, Winner
 from core.store import Store, upsert
-from core.tables import tombstones
+from core.tables import run_pairs, tombstones
 from tests.fakes import FakeChatModel
 from tests.training.feedback_world import (
     ANSWER,
@@ -29,6 +30,7 @@ from tests.training.feedback_world import (
 from training.alarms import alarms
 from training.collect import collect_pairs
 from training.judge import RuleJudge, SecondTry
+from training.lineage import taught_in
 from training.pairs import (
     MOST_SHARE,
     SHARED_FROM,
@@ -44,6 +46,7 @@ from training.pairs import (
     subject_of,
     unpaired,
 )
+from training.runs import Runs
 
 ANYONE = PoolRules(pairs_per_person=3, quarantine_seconds=0.0, train_on_chats=True)
 BESIDE_THE_POINT = "您好，洗好后塞纸，放在阴凉处晾干，不要暴晒。"
@@ -444,3 +447,26 @@ async def test_pairs_are_read_page_by_page_and_none_is_missed(world: World) -> N
     await world.store.run(work)
     found = await read_pairs(world.store)
     assert [pair.created_at for pair in found] == list(map(float, range(450)))
+
+
+async def test_a_run_leads_back_to_the_thumbs_that_it_was_taught_by(
+    world: World, tmp_path: Path
+) -> None:
+    reply = await world.ask()
+    await world.dislike(reply, BETTER, reason=Reason.WRONG_FACTS)
+    await world.dislike(reply, "", user="bob")
+    (pair,) = (await collect_pairs(world.store, rules(), NOW)).new
+    single = await world.ask()
+    await world.like(single, user="cleo")
+    run = await Runs(world.store, tmp_path).begin("dpo", "embedded", who="eve", now=NOW)
+    rows = [
+        {"run_id": run.id, "pair_id": name, "split": "train"}
+        for name in (pair.id, single, "of-somebody-erased")
+    ]
+    await world.store.run(lambda connection: connection.execute(sa.insert(run_pairs), rows))
+
+    taught = await world.store.run(lambda connection: taught_in(connection, run.id))
+    assert {(one.pair, one.reply, one.person, one.verdict, one.reason) for one in taught} == {
+        (pair.id, reply, "ann", "down", "wrong_facts"),
+        (single, single, "cleo", "up", ""),
+    }

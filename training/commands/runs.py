@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from core.audit import AuditRow
     from core.store import Store
     from training.dataset import RunStage
+    from training.lineage import Taught
     from training.loop import Loop
     from training.runs import Run, Runs, RunState
 
@@ -46,7 +48,7 @@ def list_runs(context: typer.Context, as_json: Json = False) -> None:
 @group.command()
 def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Show a run with its figures, its pairs and every step that it took."""
-    found, pairs, steps = run(_show(context.obj, name))
+    found, pairs, steps, taught = run(_show(context.obj, name))
     if as_json:
         print_json(
             _summary(found)
@@ -55,11 +57,13 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
                 "dataset": found.dataset,
                 "figures": found.figures,
                 "pairs": pairs,
+                "lineage": [asdict(one) for one in taught],
                 "steps": [_step(row) for row in steps],
             }
         )
         return
     _print_run(found, pairs, steps)
+    print_rows([asdict(one) for one in taught], as_json=False)
 
 
 @group.command()
@@ -275,11 +279,16 @@ async def _all(settings: Settings) -> list[Run]:
         return await runs.all()
 
 
-async def _show(settings: Settings, name: str) -> tuple[Run, dict[str, str], list[AuditRow]]:
+async def _show(
+    settings: Settings, name: str
+) -> tuple[Run, dict[str, str], list[AuditRow], tuple[Taught, ...]]:
     from core.audit import audit_of
+    from training.lineage import taught_in
 
     async with _runs(settings) as (store, runs):
-        return await runs.get(name), await runs.pairs_of(name), await audit_of(store, name)
+        found = await runs.get(name)
+        taught = await store.run(lambda connection: taught_in(connection, name))
+        return found, await runs.pairs_of(name), await audit_of(store, name), taught
 
 
 async def _decide(settings: Settings, name: str, to: RunState, operator: str) -> None:
