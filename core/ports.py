@@ -38,6 +38,12 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def free_port(host: str) -> int:
+    """A port that nobody has at this moment, for a program that cannot be handed a socket."""
+    with _bound(host, 0) as bound:
+        return int(bound.getsockname()[1])
+
+
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where the socket says that it speaks TCP; with it a

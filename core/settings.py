@@ -224,6 +224,7 @@ class Secrets(_Section):
     """What comes from the environment or `.env` only, under these names."""
 
     MODEL_API_KEY: SecretStr | None = None
+    MODEL_ADMIN_KEY: SecretStr | None = None
     JUDGE_API_KEY: SecretStr | None = None
     TELEGRAM_BOT_TOKEN: SecretStr | None = None
     TELEGRAM_WEBHOOK_SECRET: SecretStr | None = None
@@ -232,6 +233,13 @@ class Secrets(_Section):
     SLACK_SIGNING_SECRET: SecretStr | None = None
     REDIS_PASSWORD: SecretStr | None = None
     RAY_AUTH_TOKEN: SecretStr | None = None
+
+    @property
+    def model_keys(self) -> tuple[str, str]:
+        """What opens the model server: to ask it questions, and to give it adapters."""
+        engine = self.MODEL_API_KEY.get_secret_value() if self.MODEL_API_KEY else ""
+        loop = self.MODEL_ADMIN_KEY.get_secret_value() if self.MODEL_ADMIN_KEY else ""
+        return engine, loop
 
 
 class Settings(_Section):

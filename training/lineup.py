@@ -6,7 +6,6 @@ already (an A100's vLLM, say) is asked for its models by name.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 
 from core.errors import ConfigError
 from core.model import Breaker, ChatModel, OpenAIChatModel
+from core.ports import free_port
 from training.servers.process import model_server
 
 Label = Literal["base", "sft", "dpo", "live", "candidate"]
@@ -105,7 +105,7 @@ class Shipped:
 @asynccontextmanager
 async def serving(command: Sequence[str], log_file: Path, api_key: str = "") -> AsyncIterator[str]:
     """Run `solemate serve …` on a free port while this is open; its base URL."""
-    port = str(_free_port())
+    port = str(free_port(_HOST))
     url = f"http://{_HOST}:{port}/v1"
     async with (
         _client(url, api_key) as chat,
@@ -126,6 +126,7 @@ class Remote:
     base_url: str
     names: Mapping[Label, str]
     api_key: str = ""
+    admin_key: str = ""
 
     def missing(self, labels: Sequence[Label]) -> dict[Label, str]:
         """Those that were not named."""
@@ -137,7 +138,7 @@ class Remote:
 
     def client(self) -> OpenAIChatModel:
         """A client of the server, to be opened with `async with`."""
-        return _client(self.base_url, self.api_key)
+        return _client(self.base_url, self.api_key, self.admin_key)
 
     async def models(self, labels: Sequence[Label]) -> AsyncGenerator[Served, None]:
         """Those that were named; raises `ConfigError` for a name that the server does not have.
@@ -159,10 +160,11 @@ class _NeverOpen(Breaker):
         return False
 
 
-def _client(base_url: str, api_key: str) -> OpenAIChatModel:
+def _client(base_url: str, api_key: str, admin_key: str = "") -> OpenAIChatModel:
     return OpenAIChatModel(
         base_url,
         api_key,
+        admin_key=admin_key,
         base_model="",
         first_token_seconds=FIRST_TOKEN_SECONDS,
         deadline_seconds=DEADLINE_SECONDS,
@@ -176,10 +178,3 @@ def _known(name: str, known: Sequence[str], base_url: str) -> str:
             f"The server at {base_url!r} has no model {name!r}; it has: {', '.join(known)}."
         )
     return name
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port

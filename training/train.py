@@ -113,6 +113,16 @@ def plan_training(
     return TrainingPlan(stage, recipe_name, keys, rows, folder, python or sys.executable)
 
 
+def served_model(runs: Path, now: datetime, recipe_name: str, model: str = "") -> str:
+    """The model that DPO adapters of a recipe are trained on, which is the one to serve with them.
+
+    `model` names another. Raises `ConfigError` where there is none yet.
+    """
+    plan = plan_training("dpo", runs, now, recipe_name=recipe_name, model=model)
+    _check_model(plan)
+    return str(plan.keys["model_name_or_path"])
+
+
 def check_plan(plan: TrainingPlan) -> None:
     """Raise `ConfigError` or `DataError` for what LLaMA-Factory would stumble over, but at once.
 

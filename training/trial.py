@@ -165,8 +165,7 @@ class Trials:
     async def _beside_each_other(self, run: Run, live: Adapter | None) -> AsyncIterator[Lineup]:
         """A server that has base, live adapter and candidate, as they will be served."""
         wanted = self._settings.model
-        key = self._settings.secrets.MODEL_API_KEY
-        api_key = key.get_secret_value() if key else ""
+        api_key, admin_key = self._settings.secrets.model_keys
         base = wanted.base_model
         if wanted.embedded:
             names: dict[Label, str] = {"sft": base, "live": base, "candidate": "candidate"}
@@ -184,7 +183,8 @@ class Trials:
             return
         name = f"{run.id}-{run.attempts}-on-trial"
         served = live.name if live is not None else base
-        lineup = Remote(wanted.base_url, {"sft": base, "live": served, "candidate": name}, api_key)
+        labels: dict[Label, str] = {"sft": base, "live": served, "candidate": name}
+        lineup = Remote(wanted.base_url, labels, api_key, admin_key)
         async with lineup.client() as server:
             if name not in await server.models():
                 await server.load_adapter(name, run.output)

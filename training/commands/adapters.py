@@ -205,10 +205,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Store, Adapters]]:
 def _client(settings: Settings) -> OpenAIChatModel:
     from core.model import OpenAIChatModel
 
-    key = settings.secrets.MODEL_API_KEY
+    key, admin_key = settings.secrets.model_keys
     return OpenAIChatModel(
         settings.model.base_url,
-        key.get_secret_value() if key else "",
+        key,
+        admin_key=admin_key,
         base_model=settings.model.base_model,
         first_token_seconds=settings.model.deadline_seconds,
         deadline_seconds=settings.model.deadline_seconds,

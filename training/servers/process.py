@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import stamina
@@ -27,18 +28,21 @@ async def model_server(
     healthy: Callable[[], Awaitable[bool]],
     log_file: Path,
     start_seconds: float = 120.0,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[None]:
     """Run `command` while the block runs; enter the block once `healthy()` is true.
 
-    A server that dies later is started again after a second. Its output goes to `log_file`.
+    A server that dies later is started again after a second. Its output goes to `log_file`;
+    `environment` is laid over ours.
     Raises `ModelUnavailable`, naming that file, when it is not healthy within `start_seconds`.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    first = await _start(command, log_file)
+    start = partial(_start, command, log_file, environment or {})
+    first = await start()
     keeper: asyncio.Task[None] | None = None
     try:
         await _until_healthy(first, healthy, log_file, start_seconds)
-        keeper = asyncio.create_task(_keep(first, command, log_file))
+        keeper = asyncio.create_task(_keep(first, start, log_file))
         # A task that is cancelled before its first step never comes to its `finally`.
         await asyncio.sleep(0)
         yield
@@ -73,7 +77,9 @@ async def _until_healthy(
 
 
 async def _keep(
-    process: asyncio.subprocess.Process, command: Sequence[str], log_file: Path
+    process: asyncio.subprocess.Process,
+    start: Callable[[], Awaitable[asyncio.subprocess.Process]],
+    log_file: Path,
 ) -> None:
     """Start the server again whenever it ends; end it when this task is cancelled."""
     try:
@@ -81,18 +87,21 @@ async def _keep(
             code = await process.wait()
             log.error("model_server_died", exit=code, log=str(log_file))
             await asyncio.sleep(_RESTART_SECONDS)
-            process = await _start(command, log_file)
+            process = await start()
     finally:
         await _end(process)
 
 
-async def _start(command: Sequence[str], log_file: Path) -> asyncio.subprocess.Process:
+async def _start(
+    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+) -> asyncio.subprocess.Process:
     with log_file.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env={**os.environ, **environment},
             # Its own group: Ctrl-C is for us, and we end it after the last answer.
             start_new_session=True,
         )
