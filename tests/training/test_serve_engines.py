@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import stat
-import subprocess
-import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from core.errors import ConfigError
-from core.settings import ROOT
+from core.errors import AdapterRejected, ConfigError
+from core.routes import Route
+from core.settings import ROOT, Settings, load_settings
+from core.store import Store
+from core.tables import adapters, routes
+from training.commands.serve import Wanted, serve_llamafactory, serve_vllm
 from training.servers import llamafactory_api, vllm
 
 EXPERT = ROOT / "data" / "embedded" / "expert"
@@ -81,51 +86,81 @@ async def test_an_old_a_missing_and_no_vllm_are_named(tmp_path: Path) -> None:
 
 
 def test_llamafactorys_api_stacks_sft_and_dpo_and_keeps_to_itself() -> None:
-    wanted = llamafactory_api.ApiOptions("/base", "spoken", "chatml", (Path("/sft"), Path("/dpo")))
-    said = pairs(llamafactory_api.api_command(wanted))
+    stacked = llamafactory_api.ApiOptions("/base", "spoken", "chatml", (Path("/sft"), Path("/dpo")))
+    said = pairs(llamafactory_api.api_command(stacked))
     assert said["--adapter_name_or_path"] == "/sft,/dpo"
     assert said["--template"] == "chatml"
     assert said["--trust_remote_code"] == "false"
-    variables = llamafactory_api.api_environment(wanted, 4711)
+    variables = llamafactory_api.api_environment(stacked, 4711)
     assert variables["API_HOST"] == "127.0.0.1"
     assert (variables["API_VERBOSE"], variables["ALLOW_LOCAL_FILES"]) == ("0", "0")
 
 
-def solemate(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The settings as shipped, with a state folder that holds nothing."""
     variables = {
-        **os.environ,
-        "SOLEMATE__DATABASE__URL": f"sqlite:///{folder}/solemate.db",
-        "SOLEMATE__DATABASE__FOLDER": str(folder),
-        "SOLEMATE__LOGGING__FILE": "",
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
     }
-    command = [sys.executable, "-m", "solemate", "serve", *arguments]
-    return subprocess.run(
-        command, env=variables, capture_output=True, text=True, timeout=120, check=False
-    )
+    return load_settings(environment=variables)
 
 
-def test_print_shows_the_whole_command_and_stops(tmp_path: Path) -> None:
+def wanted(python: Path | None = None, **changes: object) -> Wanted:
+    """`solemate serve --print`, with these options."""
+    plain = Wanted("127.0.0.1", 0, "", None, python, only_print=True, extra=())
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+async def test_print_shows_the_whole_command_and_stops(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await serve_vllm(settings, wanted(environment_with(tmp_path, "vllm", "0.32.0")))
+    shown = capsys.readouterr().out
+    assert shown.startswith("VLLM_ALLOW_RUNTIME_LORA_UPDATING=True")
+    assert f"--model {EXPERT}" in shown
+    assert f"--lora-modules solemate-spoken={ADAPTER}" in shown
+
+
+async def test_print_shows_llamafactorys_command_too(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await serve_llamafactory(settings, wanted())
+    shown = capsys.readouterr().out
+    assert "API_HOST=127.0.0.1" in shown
+    assert f"--adapter_name_or_path {ADAPTER}" in shown
+
+
+async def test_the_adapters_of_the_registry_are_there_from_the_start(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = Path(shutil.copytree(ADAPTER, tmp_path / "trained"))
+    foreign = Path(shutil.copytree(ADAPTER, tmp_path / "foreign"))
+    (foreign / "adapter_model.bin").touch()
+
+    def route(connection: Connection) -> None:
+        for folder in (trained, foreign):
+            row = {"name": folder.name, "path": str(folder), "base": str(EXPERT), "digest": ""}
+            more = {"manifest": {}, "state": "ready", "created_at": 0.0}
+            connection.execute(sa.insert(adapters).values(**row, **more))
+        values = asdict(Route("trained", "solemate-spoken", "foreign", 0.1, 1.0))
+        connection.execute(sa.insert(routes).values(values))
+
+    async with Store(settings.database.address) as store:
+        await store.run(route)
+    await serve_vllm(settings, wanted(environment_with(tmp_path, "vllm", "0.32.0")))
+    shown = capsys.readouterr().out
+    assert f"--lora-modules trained={trained} solemate-spoken={ADAPTER}" in shown
+    assert "foreign" not in shown.splitlines()[-1]
+
+
+async def test_a_named_adapter_that_does_not_fit_is_named_at_start(
+    settings: Settings, tmp_path: Path
+) -> None:
     python = environment_with(tmp_path, "vllm", "0.32.0")
-    shown = solemate("--engine", "vllm", "--print", "--python", str(python), folder=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("VLLM_ALLOW_RUNTIME_LORA_UPDATING=True")
-    assert f"--model {EXPERT}" in shown.stdout
-    assert f"--lora-modules solemate-spoken={ADAPTER}" in shown.stdout
-
-
-def test_print_shows_llamafactorys_command_too(tmp_path: Path) -> None:
-    shown = solemate("--engine", "llamafactory", "--print", folder=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert "API_HOST=127.0.0.1" in shown.stdout
-    assert f"--adapter_name_or_path {ADAPTER}" in shown.stdout
-
-
-def test_an_adapter_of_another_base_is_named_at_start(tmp_path: Path) -> None:
-    python = environment_with(tmp_path, "vllm", "0.32.0")
-    wrong = ("--model", str(ROOT / "data" / "embedded" / "base"))
-    shown = solemate(
-        "--engine", "vllm", "--print", "--python", str(python), *wrong,
-        "--adapter", f"spoken={tmp_path}", folder=tmp_path,
-    )  # fmt: skip
-    assert shown.returncode == 1
-    assert "There is no adapter in" in shown.stderr
+    empty = wanted(python, adapters={"spoken": tmp_path})
+    with pytest.raises(AdapterRejected, match="There is no adapter in"):
+        await serve_vllm(settings, empty)
+    other = wanted(python, adapters={"spoken": ADAPTER}, model=str(ROOT / "data/embedded/embedder"))
+    with pytest.raises(ConfigError, match="holds no whole model"):
+        await serve_vllm(settings, other)

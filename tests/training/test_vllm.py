@@ -77,15 +77,17 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "solemate", "serve", "--engine", "vllm", "--port", str(port)]
-    async with client_of(url, KEYS["MODEL_ADMIN_KEY"]) as model:
-        async with model_server(
+    async with (
+        client_of(url, KEYS["MODEL_ADMIN_KEY"]) as model,
+        model_server(
             command,
             healthy=model.healthy,
             log_file=folder / "serve.log",
             start_seconds=1500,
             environment=environment,
-        ):
-            yield Served(url, model, folder / "vllm.log")
+        ),
+    ):
+        yield Served(url, model, folder / "vllm.log")
 
 
 async def words(model: OpenAIChatModel, name: str) -> list[str]:
