@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from core.errors import AdapterRejected, ModelMissing
 from core.messages import Adapter, ChatMessage
@@ -57,7 +58,7 @@ async def client_of(url: str, admin_key: str) -> AsyncIterator[OpenAIChatModel]:
         yield model
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """`solemate serve --engine vllm` without an adapter, on a free port."""
     if not PYTHON.exists():
@@ -72,7 +73,6 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         "SOLEMATE__DATABASE__URL": f"sqlite:///{folder}/solemate.db",
         "SOLEMATE__MODEL__ADAPTER": "",
         "SOLEMATE__LOGGING__FILE": "",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }

@@ -7,7 +7,6 @@ own (`make venv-vllm`) and is only ever run, never imported.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import shlex
@@ -105,13 +104,14 @@ def vllm_command(vllm: Vllm, options: VllmOptions, port: int) -> list[str]:
 
 
 def vllm_environment(vllm: Vllm) -> dict[str, str]:
-    """The variables that belong to the command; what the environment has already stays."""
+    """The variables that belong to the command."""
     ours = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if vllm.on_cpu:
-        ours["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")
+        # Gigabytes for what has been read; its own default is nearly all that the machine has.
+        ours["VLLM_CPU_KVCACHE_SPACE"] = "2"
     return ours
 
 
