@@ -43,4 +43,5 @@ def test_only_the_settings_read_the_environment() -> None:
         "core/settings.py",
         "training/llamafactory.py",
         "training/llamafactory_cli.py",
+        "training/servers/process.py",
     }
