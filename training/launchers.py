@@ -99,6 +99,18 @@ class Launcher(Protocol):
         ...
 
 
+def standing_back(niceness: int) -> tuple[str, ...]:
+    """What to put before a command so that it leaves the processor to others (0 to 19).
+
+    Linux shares the processor among sessions first, and looks at `nice` only within each; a job has
+    a session of its own, so that one has to stand back as well (sched(7), the autogroup feature).
+    """
+    if not niceness:
+        return ()
+    script = '{ echo "$0" > /proc/self/autogroup; } 2>/dev/null; exec nice -n "$0" "$@"'
+    return ("sh", "-c", script, str(niceness))
+
+
 class LocalLauncher:
     """Child processes of this machine, each leading a process group of its own.
 
@@ -119,10 +131,9 @@ class LocalLauncher:
         if self._pid(job) is not None:
             return
         job.folder.mkdir(parents=True, exist_ok=True)
-        nice = ("nice", "-n", str(self._niceness)) if self._niceness else ()
         with job.log.open("ab") as words:
             child = await asyncio.create_subprocess_exec(
-                *marked(job, nice),
+                *marked(job, standing_back(self._niceness)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,

@@ -25,6 +25,7 @@ from training.eval_sets import PairRow, pair_cases, read_all, spread
 from training.evaluate import at_once
 from training.gate import Compared, Instruments, Passed, Trained
 from training.golden_eval import Golden, GoldenRow, measure_golden, open_engines
+from training.launchers import standing_back
 from training.lineup import Label, Lineup, Remote, Served, serving
 from training.material import load_entries
 from training.ray_jobs import open_launcher
@@ -175,7 +176,7 @@ class Trials:
                 names["live"] = "live"
                 options += ["--adapter", f"live={live.path}"]
             # Whoever answers people goes first.
-            first = ("nice", "-n", str(self._settings.training.nice))
+            first = standing_back(self._settings.training.nice)
             command = [*first, sys.executable, "-m", "solemate", *same_settings(), "serve"]
             log_file = run.attempt / "gate" / "model-server.log"
             async with serving([*command, *options], log_file, api_key) as url:

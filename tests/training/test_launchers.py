@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from training.launchers import Job, JobState, JobStatus, LocalLauncher
 
@@ -86,6 +87,17 @@ async def test_a_job_says_its_words_and_its_exit_status(tmp_path: Path) -> None:
     await launcher.submit(one)
     assert int(await words_of(launcher, one)) == min(19, os.nice(0) + 10)
     assert await launcher.status(one) == JobStatus(JobState.ENDED, 3)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel does not group sessions"
+)
+async def test_a_job_stands_back_from_other_sessions_too(tmp_path: Path) -> None:
+    launcher = LocalLauncher(niceness=7)
+    one = job(tmp_path / "a", "print(open('/proc/self/autogroup').read())")
+    await launcher.submit(one)
+    assert b"nice 7" in await words_of(launcher, one)
+    await launcher.stop(one)
 
 
 async def test_a_job_is_started_once(tmp_path: Path) -> None:
