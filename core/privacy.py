@@ -173,20 +173,26 @@ def _erase_pairs(
         )
         for conversation_id, since in shared_since.items()
     ]
-    flagged = deleted = 0
+    rated = sa.select(feedback_events.c.reply_id).where(feedback_events.c.user_id == user_id)
+    # KTO trains on single answers: its runs hold replies, and no pairs.
+    flagged = sum(_flag(connection, replies, at) for replies in (mine, rated, *later))
+    deleted = 0
     concerned = [pairs.c.user_id == user_id, *(pairs.c.reply_id.in_(query) for query in later)]
     for which in concerned:
-        runs_with = sa.select(run_pairs.c.run_id).where(
-            run_pairs.c.pair_id.in_(sa.select(pairs.c.id).where(which))
-        )
-        flag = (
-            sa.update(adapters)
-            .where(adapters.c.run_id.in_(runs_with), adapters.c.flagged_at.is_(None))
-            .values(flagged_at=at)
-        )
-        flagged += connection.execute(flag).rowcount
+        flagged += _flag(connection, sa.select(pairs.c.id).where(which), at)
         deleted += _delete(connection, pairs, which)
     return flagged, deleted
+
+
+def _flag(connection: Connection, items: sa.Select[tuple[str]], at: float) -> int:
+    """Mark the adapters that were trained on any of these pairs or replies; how many there were."""
+    runs_with = sa.select(run_pairs.c.run_id).where(run_pairs.c.pair_id.in_(items))
+    flag = (
+        sa.update(adapters)
+        .where(adapters.c.run_id.in_(runs_with), adapters.c.flagged_at.is_(None))
+        .values(flagged_at=at)
+    )
+    return connection.execute(flag).rowcount
 
 
 def _erase_beside_turns(connection: Connection, table: sa.Table, user_id: str) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from core.audit import append
 from core.errors import ConfigError, NotFound, SolemateError
 from core.store import Store, upsert
-from core.tables import audit, pairs, run_pairs, runs, turns
+from core.tables import audit, feedback_events, pairs, run_pairs, runs, turns
 from core.transactions import lock
 from training.dataset import Frozen, RunStage
 from training.lease import Lease
@@ -288,9 +288,12 @@ class Runs:
     async def lost_pairs(self, run: Run) -> int:
         """How many of the run's pairs are gone from the store: somebody was erased, or objected."""
         if run.stage == "kto":
-            # A rated answer is a reply's, or an imported pair's.
+            # A rated answer is a reply's with its thumb, or an imported pair's.
             there = sa.or_(
-                sa.exists().where(turns.c.reply_id == run_pairs.c.pair_id),
+                sa.exists().where(
+                    turns.c.reply_id == run_pairs.c.pair_id,
+                    feedback_events.c.reply_id == run_pairs.c.pair_id,
+                ),
                 sa.exists().where(pairs.c.reply_id == run_pairs.c.pair_id),
             )
         else:

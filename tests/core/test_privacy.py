@@ -148,48 +148,65 @@ async def test_a_conversation_passes_to_whoever_is_left(store: Store) -> None:
     assert await store.owner_of("group") == BEN
 
 
+async def add_adapter(store: Store, number: str, stage: str, item: str) -> None:
+    """An adapter, and its run on this pair or reply."""
+    await add(
+        store,
+        runs,
+        id=f"run{number}",
+        key=number,
+        stage=stage,
+        recipe="",
+        state="promoted",
+        why="",
+        started_by="",
+        folder="",
+        dataset="",
+        adapter="",
+        figures={},
+        problem="",
+        attempts=0,
+        created_at=1.0,
+        updated_at=1.0,
+    )
+    await add(store, run_pairs, run_id=f"run{number}", pair_id=item, split="train")
+    await add(
+        store,
+        adapters,
+        name=f"adapter{number}",
+        run_id=f"run{number}",
+        path="",
+        base="",
+        digest="",
+        manifest={},
+        state="live",
+        created_at=1.0,
+    )
+
+
+async def flagged_at(store: Store, at: float) -> list[str]:
+    query = sa.select(adapters.c.name).where(adapters.c.flagged_at == at)
+    return list(await store.run(lambda connection: connection.execute(query).scalars().all()))
+
+
 async def test_adapters_trained_on_the_person_are_flagged(store: Store) -> None:
     await store.add_turn(turn("r1", ANN, "a", SECRET, 10.0))
     await store.add_turn(turn("r2", BEN, "b", "Mine", 10.0))
     for number, user in (("1", ANN), ("2", BEN)):
         await add_pair(store, f"p{number}", user, f"r{number}", "words")
-        await add(
-            store,
-            runs,
-            id=f"run{number}",
-            key=number,
-            stage="dpo",
-            recipe="",
-            state="promoted",
-            why="",
-            started_by="",
-            folder="",
-            dataset="",
-            adapter="",
-            figures={},
-            problem="",
-            attempts=0,
-            created_at=1.0,
-            updated_at=1.0,
-        )
-        await add(store, run_pairs, run_id=f"run{number}", pair_id=f"p{number}", split="train")
-        await add(
-            store,
-            adapters,
-            name=f"adapter{number}",
-            run_id=f"run{number}",
-            path="",
-            base="",
-            digest="",
-            manifest={},
-            state="live",
-            created_at=1.0,
-        )
+        await add_adapter(store, number, "dpo", f"p{number}")
     erased = await erase(store, ANN, now=100.0)
-    query = sa.select(adapters.c.name).where(adapters.c.flagged_at == 100.0)
-    flagged = await store.run(lambda connection: connection.execute(query).scalars().all())
-    assert list(flagged) == ["adapter1"]
+    assert await flagged_at(store, 100.0) == ["adapter1"]
     assert erased.adapters == 1
+
+
+async def test_adapters_trained_on_the_persons_thumbs_are_flagged(store: Store) -> None:
+    for number, (asker, rater) in enumerate(((ANN, ANN), (BEN, ANN), (BEN, BEN)), 1):
+        await store.add_turn(turn(f"r{number}", asker, f"c{number}", "words", 10.0))
+        await store.add_feedback(Feedback(f"r{number}", rater, Rating.DOWN))
+        await add_adapter(store, str(number), "kto", f"r{number}")
+    await erase(store, ANN, now=100.0)
+    assert sorted(await flagged_at(store, 100.0)) == ["adapter1", "adapter2"]
 
 
 async def test_what_was_asked_before_the_erasure_is_not_stored_after_it(store: Store) -> None:
