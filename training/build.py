@@ -74,6 +74,15 @@ _INPUTS: dict[str, tuple[str, ...]] = {
 }
 _DATA: dict[str, tuple[str, ...]] = {"pairs": ("spoken.jsonl",), "embedder": ("synonyms.txt",)}
 
+# The shipped adapter brings out a manner that SFT has taught already: few pairs are enough, and the
+# last two layers. The ones below find and copy the passage, and would unlearn that.
+_MANNER: dict[str, Value] = {
+    "max_samples": 200,
+    "lora_target": ",".join(
+        f"{layer}.mlp.{part}_proj" for layer in (4, 5) for part in ("gate", "up", "down")
+    ),
+}
+
 
 class Progress(Protocol):
     """Someone who watches: `done` of `total` units of `step`, and a word on how it goes."""
@@ -90,8 +99,7 @@ class BuildPlan:
     shape: Shape = field(default_factory=Shape)
     pretraining: PretrainPlan = field(default_factory=PretrainPlan)
     sft_changes: dict[str, Value] = field(default_factory=dict)
-    # So few are enough for a manner that SFT has taught already; more of them cost copying.
-    dpo_changes: dict[str, Value] = field(default_factory=lambda: {"max_samples": 200})
+    dpo_changes: dict[str, Value] = field(default_factory=lambda: dict(_MANNER))
     embedding: EmbedderPlan = field(default_factory=EmbedderPlan)
     seed: int = 17
     repeats: int = 2
