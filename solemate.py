@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from core.index import Index, IndexFolder
     from core.leader import Lead, Leader
     from core.messages import Platform
-    from core.model import OpenAIChatModel
+    from core.model import ModelServer, OpenAIChatModel
     from core.presence import Presence
     from core.redis_link import RedisLink
     from core.registry import Registry
@@ -442,7 +442,7 @@ class Opened:
     index: IndexFolder
     retriever: Retriever
     vision: ClipVision | ColourVision
-    model: OpenAIChatModel
+    model: ModelServer
     registry: Registry
     engine: Engine
 
@@ -477,20 +477,23 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
 
 
 @asynccontextmanager
-async def open_model(settings: Settings) -> AsyncIterator[OpenAIChatModel]:
-    """A client of the model server; starts the embedded one when nobody serves at its address."""
-    from core.model import OpenAIChatModel
+async def open_model(settings: Settings) -> AsyncIterator[ModelServer]:
+    """A client of the model servers; starts the embedded one when nobody serves at its address."""
+    from core.replicas import Replicas
 
-    key, admin_key = settings.secrets.model_keys
-    async with OpenAIChatModel(
-        settings.model.base_url,
-        key,
-        admin_key=admin_key,
-        base_model=settings.model.base_model,
-        first_token_seconds=settings.model.first_token_seconds,
-        deadline_seconds=settings.model.deadline_seconds,
-    ) as model:
-        if not settings.model.embedded or await _is_served(settings, model):
+    wanted = settings.model
+    if len(wanted.replicas) > 1:
+        if wanted.embedded:
+            raise ConfigError(
+                "model.base_url lists several servers, and model.embedded starts one only: set "
+                "model.embedded = false and start them yourself."
+            )
+        clients = {url: _client(settings, url) for url in wanted.replicas}
+        async with Replicas(clients, wanted.base_model) as replicas:
+            yield replicas
+        return
+    async with _client(settings, wanted.replicas[0]) as model:
+        if not wanted.embedded or await _is_served(settings, model):
             yield model
             return
         from training.servers.process import model_server
@@ -501,6 +504,20 @@ async def open_model(settings: Settings) -> AsyncIterator[OpenAIChatModel]:
             log_file=settings.state / "model-server.log",
         ):
             yield model
+
+
+def _client(settings: Settings, url: str) -> OpenAIChatModel:
+    from core.model import OpenAIChatModel
+
+    key, admin_key = settings.secrets.model_keys
+    return OpenAIChatModel(
+        url,
+        key,
+        admin_key=admin_key,
+        base_model=settings.model.base_model,
+        first_token_seconds=settings.model.first_token_seconds,
+        deadline_seconds=settings.model.deadline_seconds,
+    )
 
 
 async def _is_served(settings: Settings, model: OpenAIChatModel) -> bool:
@@ -858,13 +875,10 @@ def _web(
     from bots.standby import StandbyStatus
     from bots.web.api import ApiOptions, create_api
     from bots.web.chat import mount_chat
-    from bots.web.health import Condition, PartHealth, adapter_health, redis_health
+    from bots.web.health import PartHealth, adapter_health, model_health, redis_health
 
     async def model() -> PartHealth:
-        if await opened.model.healthy():
-            return PartHealth()
-        advice = "The model server does not answer: passages are quoted meanwhile."
-        return PartHealth(Condition.DEGRADED, advice)
+        return model_health(await opened.model.health())
 
     async def index() -> PartHealth:
         return PartHealth(figures={"chunks": len(opened.retriever.snapshot.index)})

@@ -93,8 +93,9 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _embedder(settings)
     yield _vision(settings)
     yield await asyncio.to_thread(_device, settings)
-    yield await _model(settings)
-    yield await _adapter(settings)
+    for url in settings.model.replicas:
+        yield await _model(settings, url)
+        yield await _adapter(settings, url)
     yield await _page(settings)
 
 
@@ -274,15 +275,14 @@ def _cards() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-async def _model(settings: Settings) -> Finding:
-    url = settings.model.base_url
+async def _model(settings: Settings, url: str) -> Finding:
     try:
-        names = await _served(settings)
+        names = await _served(settings, url)
     except httpx.HTTPStatusError as exc:
         advice = "Check MODEL_API_KEY and model.base_url."
         return Finding("model", Health.ILL, f"{url} answers {exc.response.status_code}", advice)
     except _NOT_SERVED:
-        return _model_at_rest(settings)
+        return _model_at_rest(settings, url)
     if settings.model.base_model not in names:
         return Finding(
             "model",
@@ -293,20 +293,20 @@ async def _model(settings: Settings) -> Finding:
     return Finding("model", Health.OK, f"{url} serves {', '.join(names)}")
 
 
-async def _served(settings: Settings) -> list[str]:
-    """The names that the model server can be asked for; raises one of `_NOT_SERVED`."""
+async def _served(settings: Settings, url: str) -> list[str]:
+    """The names that a model server can be asked for; raises one of `_NOT_SERVED`."""
     headers = {}
     if settings.secrets.MODEL_API_KEY:
         headers["Authorization"] = f"Bearer {settings.secrets.MODEL_API_KEY.get_secret_value()}"
     async with httpx.AsyncClient(timeout=5) as client:
-        answer = await client.get(f"{settings.model.base_url}/models", headers=headers)
+        answer = await client.get(f"{url}/models", headers=headers)
         answer.raise_for_status()
         return [model["id"] for model in answer.json()["data"]]
 
 
-def _model_at_rest(settings: Settings) -> Finding:
+def _model_at_rest(settings: Settings, url: str) -> Finding:
     """Nobody answers at the model's address: fine when `solemate up` is to start it."""
-    url, folder = settings.model.base_url, at_root(settings.model.expert)
+    folder = at_root(settings.model.expert)
     if not settings.model.embedded:
         advice = "Start the model server, or correct model.base_url."
         return Finding("model", Health.ILL, f"no answer from {url}", advice)
@@ -316,7 +316,7 @@ def _model_at_rest(settings: Settings) -> Finding:
     return Finding("model", Health.OK, f"{settings.model.expert}, started when it is needed")
 
 
-async def _adapter(settings: Settings) -> Finding:
+async def _adapter(settings: Settings, url: str) -> Finding:
     """Whether the adapter answers. Without it the base model does, so it is never in the way."""
     try:
         adapter = live_adapter(settings.model)
@@ -324,10 +324,9 @@ async def _adapter(settings: Settings) -> Finding:
         return Finding("adapter", Health.ILL, f"{settings.model.adapter} is no name", str(exc))
     if adapter is None:
         return Finding("adapter", Health.OK, "none: the model answers as it is")
-    url = settings.model.base_url
     served: list[str] = []
     with suppress(*_NOT_SERVED):
-        served = await _served(settings)
+        served = await _served(settings, url)
     if adapter.name in served:
         return Finding("adapter", Health.OK, f"{url} has {adapter.name}")
     without = f"Without {adapter.name} the model answers as it is."

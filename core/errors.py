@@ -103,10 +103,14 @@ class RedisUnavailable(SolemateError):
 
 
 class ModelUnavailable(SolemateError):
-    """The model server is unreachable, too slow, or refuses."""
+    """The model server is unreachable, too slow, or refuses.
+
+    `unasked` where it never got the question, so that another server may be asked at no cost.
+    """
 
     code = "unavailable"
     status = 503
+    unasked = False
 
 
 class AnswerIncomplete(ModelUnavailable):

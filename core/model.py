@@ -83,6 +83,42 @@ class ChatModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The names that some server can be asked for, and those that need be loaded on none."""
+
+    anywhere: frozenset[str]
+    everywhere: frozenset[str]
+
+
+class ModelServer(ChatModel, Protocol):
+    """A model that is served, by one server or several, with adapters that come and go."""
+
+    async def models(self) -> list[str]:
+        """The names that can be asked for: the base model and every loaded adapter."""
+        ...
+
+    async def survey(self) -> Survey:
+        """The same, and which of them every server has."""
+        ...
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Make the LoRA adapter in `path`, a folder on the server's disk, answer as `name`."""
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; raises `NotFound` when it is not known."""
+        ...
+
+    async def health(self) -> dict[str, bool]:
+        """Whether each server answers, by its base URL."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether questions can be asked at all."""
+        ...
+
+
 class Breaker:
     """Stops asking a server that keeps failing, and tries it again now and then.
 
@@ -133,7 +169,7 @@ class Breaker:
             return False
         waited = self._clock() - self._opened_at
         if self._probing or waited < self.open_seconds:
-            raise ModelUnavailable(
+            raise _LeftAlone(
                 "The model server has failed repeatedly, so it is left alone for "
                 f"{max(0.0, self.open_seconds - waited):.0f} s more. Look at its log."
             )
@@ -184,6 +220,18 @@ class _Listing(BaseModel):
 
 class _Passing(ModelUnavailable):
     """A failure that may be gone a moment later: no connection, 5xx, 429."""
+
+
+class _LeftAlone(ModelUnavailable):
+    """The server was not asked."""
+
+    unasked = True
+
+
+class _Away(_Passing):
+    """Nobody listens there."""
+
+    unasked = True
 
 
 class _Refused(ModelUnavailable):
@@ -305,6 +353,11 @@ class OpenAIChatModel:
                 f"{self._base_url!r} did not list its models. Is it an OpenAI-compatible server?"
             ) from exc
 
+    async def survey(self) -> Survey:
+        """The names that this server has."""
+        names = frozenset(await self.models())
+        return Survey(names, names)
+
     async def load_adapter(self, name: str, path: Path) -> None:
         """Make the LoRA adapter in `path`, a folder on the server's disk, answer as `name`.
 
@@ -318,6 +371,15 @@ class OpenAIChatModel:
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter; raises `NotFound` when the server does not know it."""
         await self._administer("/unload_lora_adapter", {"lora_name": name}, NotFound)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it has not failed again and again of late."""
+        return self._breaker.closed
+
+    async def health(self) -> dict[str, bool]:
+        """Whether the server answers, by its base URL."""
+        return {self._base_url: await self.healthy()}
 
     async def healthy(self) -> bool:
         """Whether the server answers at all; it may still not have the adapter one wants."""
@@ -475,7 +537,7 @@ def _translated(base_url: str) -> Iterator[None]:
         if isinstance(exc, openai.APITimeoutError) and not _is_unconnected(exc):
             sentence = f"{base_url!r} was silent for too long. Is it overloaded?"
             raise ModelUnavailable(sentence) from exc
-        raise _Passing(f"No answer from {base_url!r}. Is the model server running?") from exc
+        raise _Away(f"No answer from {base_url!r}. Is the model server running?") from exc
     except openai.APIStatusError as exc:
         raise _status_failure(base_url, exc) from exc
     except openai.APIError as exc:

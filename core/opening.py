@@ -215,8 +215,8 @@ def photo_limits(settings: Settings) -> PhotoLimits:
 
 
 def model_address(settings: Settings) -> tuple[str, int]:
-    """The host and port of `model.base_url`."""
-    address = urlsplit(settings.model.base_url)
+    """The host and port of `model.base_url`; of the first of several."""
+    address = urlsplit(settings.model.replicas[0])
     usual = 443 if address.scheme == "https" else 80
     return address.hostname or "127.0.0.1", address.port or usual
 

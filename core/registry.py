@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.lora import check_adapter
 from core.messages import Adapter
-from core.model import OpenAIChatModel
+from core.model import ModelServer
 from core.routes import Route, draws_canary, last_route, registered
 from core.settings import Model, at_root
 from core.store import Store
@@ -46,7 +46,7 @@ class Registry:
 
     def __init__(
         self,
-        model: OpenAIChatModel,
+        model: ModelServer,
         base_model: str,
         live: Adapter | None,
         clock: Callable[[], float] = time.monotonic,
@@ -135,10 +135,10 @@ class Registry:
         if not self._route.names and not self._given:
             return
         with suppress(ModelUnavailable):
-            served = frozenset(await self._model.models())
-            self._loaded = served
+            served = await self._model.survey()
+            self._loaded = served.anywhere
             for name in self._route.names:
-                if name not in served and await self._load(name):
+                if name not in served.everywhere and await self._load(name):
                     self._loaded |= {name}
             await self._unload()
 

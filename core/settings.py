@@ -81,7 +81,7 @@ class Slack(_Section):
 
 
 class Model(_Section):
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s,]+(\s*,\s*https?://[^\s,]+)*$")]
     base_model: Annotated[str, Field(min_length=1)]
     max_tokens: Count
     temperature: Annotated[float, Field(ge=0, le=2)]
@@ -94,6 +94,11 @@ class Model(_Section):
     expert: str
     adapter: str
     adapter_path: str
+
+    @property
+    def replicas(self) -> list[str]:
+        """The model servers; what is tried out is tried out on the first."""
+        return [url.strip().rstrip("/") for url in self.base_url.split(",")]
 
 
 class Retrieval(_Section):

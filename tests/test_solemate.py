@@ -386,3 +386,10 @@ async def test_a_training_cluster_that_is_away_is_named_at_the_start_and_stops_n
     async with Store(settings.database.address) as store, AsyncExitStack() as stack:
         assert await _open_loop(stack, settings, store) is not None
     assert "Start the Ray head and the tunnel to it" in " ".join(capsys.readouterr().err.split())
+
+
+async def test_the_embedded_server_is_one_and_not_several(alone: Settings) -> None:
+    several = alone.model.model_copy(update={"base_url": "http://a:1/v1,http://b:1/v1"})
+    with pytest.raises(ConfigError, match="model.embedded = false"):
+        async with open_model(alone.model_copy(update={"model": several})):
+            pytest.fail("nobody serves there")

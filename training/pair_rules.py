@@ -41,7 +41,7 @@ async def open_rules(settings: Settings, *, regenerate: bool = True) -> AsyncIte
 
 async def _open_second_try(settings: Settings, stack: AsyncExitStack) -> SecondTry:
     secrets, feedback = settings.secrets, settings.feedback
-    served = _client(settings, settings.model.base_url, secrets.MODEL_API_KEY)
+    served = _client(settings, settings.model.replicas[0], secrets.MODEL_API_KEY)
     model = await stack.enter_async_context(served)
     judge: Judge = RuleJudge()
     if feedback.judge_model and not feedback.judge_url:

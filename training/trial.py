@@ -185,7 +185,7 @@ class Trials:
         name = f"{run.id}-{run.attempts}-on-trial"
         served = live.name if live is not None else base
         labels: dict[Label, str] = {"sft": base, "live": served, "candidate": name}
-        lineup = Remote(wanted.base_url, labels, api_key, admin_key)
+        lineup = Remote(wanted.replicas[0], labels, api_key, admin_key)
         async with lineup.client() as server:
             if name not in await server.models():
                 await server.load_adapter(name, run.output)

@@ -73,6 +73,18 @@ async def writing_health(store: Store) -> PartHealth:
     return PartHealth()
 
 
+def model_health(servers: Mapping[str, bool]) -> PartHealth:
+    """Whether questions can be asked; `servers` says of each model server whether it answers."""
+    away = [url for url, well in servers.items() if not well]
+    if not away:
+        return PartHealth()
+    if len(away) == len(servers):
+        advice = "The model server does not answer: passages are quoted meanwhile."
+    else:
+        advice = f"{', '.join(away)} does not answer: the other model servers do meanwhile."
+    return PartHealth(Condition.DEGRADED, advice)
+
+
 async def adapter_health(registry: Registry) -> PartHealth:
     """Whether the adapter that should answer does."""
     live = registry.live

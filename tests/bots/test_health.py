@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from bots.web.health import Condition, PartHealth, adapter_health
+from bots.web.health import Condition, PartHealth, adapter_health, model_health
 from core.messages import Adapter
 from core.model import OpenAIChatModel
 from core.registry import Registry
@@ -49,3 +49,11 @@ async def test_an_adapter_that_does_not_answer_degrades_the_answers(model: OpenA
 
 async def test_no_adapter_is_as_well_as_one_that_answers(model: OpenAIChatModel) -> None:
     assert await adapter_health(Registry(model, "solemate", None)) == PartHealth()
+
+
+def test_one_of_several_model_servers_that_is_away_is_named() -> None:
+    assert model_health({"http://one/v1": True, "http://two/v1": True}) == PartHealth()
+    health = model_health({"http://one/v1": True, "http://two/v1": False})
+    assert health.condition is Condition.DEGRADED
+    assert "http://two/v1 does not answer" in health.detail
+    assert "quoted" in model_health({"http://one/v1": False}).detail

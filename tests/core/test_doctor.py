@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
@@ -83,6 +85,50 @@ async def test_no_adapter_at_all_is_no_illness(tmp_path: Path) -> None:
     assert finding.health is Health.OK
 
 
+@pytest.fixture
+def model_server() -> Iterator[str]:
+    """A server that lists the model to whoever knows its key."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["Authorization"] == "Bearer right"
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "solemate"}]}')
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "advice"),
+    [("right", "serves solemate", ""), ("wrong", "answers 401", "Check MODEL_API_KEY")],
+)
+async def test_each_of_several_model_servers_is_named(
+    tmp_path: Path, model_server: str, key: str, found: str, advice: str
+) -> None:
+    environment = {
+        "MODEL_API_KEY": key,
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__MODEL__BASE_URL": f"{model_server}, http://127.0.0.1:9/v1",
+        "SOLEMATE__MODEL__EMBEDDED": "false",
+        "SOLEMATE__MODEL__ADAPTER": "",
+    }
+    every = await examine(load_settings(environment=environment))
+    there, away = [one for one in every if one.part == "model"]
+    assert model_server in there.found
+    assert found in there.found
+    assert advice in there.advice
+    assert away.found == "no answer from http://127.0.0.1:9/v1"
+    assert away.health is Health.ILL
+
+
 async def test_an_adapter_with_the_models_own_name_is_ill(tmp_path: Path) -> None:
     finding = (await findings(tmp_path, MODEL__ADAPTER="solemate"))["adapter"]
     assert finding.health is Health.ILL
@@ -95,7 +141,7 @@ async def test_an_adapter_with_the_models_own_name_is_ill(tmp_path: Path) -> Non
 async def test_the_adapter_is_looked_for_where_the_model_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: str, health: Health
 ) -> None:
-    async def names(_: object) -> list[str]:
+    async def names(_: object, url: str) -> list[str]:
         return ["solemate", served]
 
     monkeypatch.setattr(doctor, "_served", names)

@@ -216,3 +216,11 @@ def test_telegrams_lists_hold_numbers_however_they_are_written() -> None:
 def test_a_name_among_telegrams_numbers_is_a_problem() -> None:
     (problem,) = problems({"SOLEMATE__TELEGRAM__OPERATORS": "ann"})
     assert "telegram.operators" in problem
+
+
+def test_several_model_servers_are_listed_with_commas() -> None:
+    url = "http://a:8000/v1, http://b:8000/v1/"
+    loaded = load_settings(environment={"SOLEMATE__MODEL__BASE_URL": url})
+    assert loaded.model.replicas == ["http://a:8000/v1", "http://b:8000/v1"]
+    with pytest.raises(ConfigError, match="model.base_url"):
+        load_settings(environment={"SOLEMATE__MODEL__BASE_URL": "http://a/v1,b:8000"})

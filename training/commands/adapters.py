@@ -207,7 +207,7 @@ def _client(settings: Settings) -> OpenAIChatModel:
 
     key, admin_key = settings.secrets.model_keys
     return OpenAIChatModel(
-        settings.model.base_url,
+        settings.model.replicas[0],
         key,
         admin_key=admin_key,
         base_model=settings.model.base_model,
