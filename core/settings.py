@@ -283,13 +283,15 @@ def load_settings(
     *,
     profile: str | None = None,
     environment: Mapping[str, str] | None = None,
+    changes: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read and check everything; raise one `ConfigError` that lists every problem.
 
     Later layers win: `config.toml`, the profile (`profile`, or the variable SOLEMATE_PROFILE),
-    `config`, `.env`, the environment.
+    `config`, `.env`, the environment, and `changes`, which are named as in the environment.
     """
-    variables = {**_dotenv(), **os.environ} if environment is None else environment
+    found = {**_dotenv(), **os.environ} if environment is None else environment
+    variables = {**found, **(changes or {})}
     layers = [ROOT / "config.toml"]
     if name := profile or variables.get(PROFILE_VARIABLE):
         layers.append(_profile_file(name))

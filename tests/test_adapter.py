@@ -38,7 +38,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     adapted = get_peft_model(network, config)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
+            torch.nn.init.normal_(weight, std=0.5)
     adapted.save_pretrained(folder, save_embedding_layers=False)
     return Adapter("spoken", folder, str(EXPERT))
 

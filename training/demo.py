@@ -7,7 +7,6 @@ Only an operator's part is done on the store: holding the loop still, and approv
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -133,7 +132,7 @@ async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) 
     """
     started = time.monotonic()
     changes = _environment(folder)
-    own = load_settings(environment={**os.environ, **changes})
+    own = load_settings(changes=changes)
     corrections = read_all(rows, CorrectionRow)
     pause_file(own).parent.mkdir(parents=True, exist_ok=True)
     pause_file(own).touch()
@@ -177,8 +176,7 @@ async def _solemate(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A running `solemate up` with these changes in its environment, and a client of it."""
     url = f"http://{_HOST}:{settings.web.port}"
-    command = ["env", *(f"{key}={value}" for key, value in changes.items())]
-    command += [sys.executable, "-m", "solemate", "up"]
+    command = [sys.executable, "-m", "solemate", "up"]
     async with httpx.AsyncClient(base_url=url, timeout=120.0) as client:
 
         async def healthy() -> bool:
@@ -189,7 +187,11 @@ async def _solemate(
 
         log_file = settings.state / "up.log"
         async with model_server(
-            command, healthy=healthy, log_file=log_file, start_seconds=_START_SECONDS
+            command,
+            healthy=healthy,
+            log_file=log_file,
+            start_seconds=_START_SECONDS,
+            environment=changes,
         ):
             yield client
 
