@@ -19,6 +19,7 @@ from bench import (
     tagging,
     throughput,
     training_run,
+    vllm_server,
 )
 from bench.effort import FULL, QUICK, Effort
 from bench.expert import Expert, workplace
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "search": search.measure,
     "many conversations": throughput.measure,
     "delivery": delivery.measure,
+    "vLLM": vllm_server.measure,
     "a training run": training_run.measure,
 }
 

@@ -11,6 +11,8 @@ class Effort:
 
     No training is measured where it has no steps: its start alone takes half a minute.
 
+    `talks` are numbers of conversations held with vLLM at once; its start alone takes minutes.
+
     `sizes` are numbers of passages, the first one is what the others are compared with; `rates` are
     messages a second.
     """
@@ -28,6 +30,7 @@ class Effort:
     rates: tuple[int, ...]
     crowd_seconds: int
     training_steps: int
+    talks: tuple[int, ...]
 
 
 FULL = Effort(
@@ -44,6 +47,7 @@ FULL = Effort(
     rates=(20, 40, 100),
     crowd_seconds=15,
     training_steps=40,
+    talks=(1, 8, 32),
 )
 QUICK = Effort(
     warm_up=1,
@@ -59,4 +63,5 @@ QUICK = Effort(
     rates=(4,),
     crowd_seconds=1,
     training_steps=0,
+    talks=(),
 )

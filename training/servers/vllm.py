@@ -122,6 +122,25 @@ def printed(vllm: Vllm, options: VllmOptions) -> str:
 
 
 @asynccontextmanager
+async def started(
+    vllm: Vllm, options: VllmOptions, at: Upstream, log_file: Path
+) -> AsyncIterator[None]:
+    """A vLLM at an address of this machine while this is open, without a door before it."""
+    environment = {**vllm_environment(vllm), "VLLM_API_KEY": at.key}
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=5) as client,
+        model_server(
+            vllm_command(vllm, options, int(at.url.rpartition(":")[2])),
+            healthy=lambda: at.healthy(client),
+            log_file=log_file,
+            start_seconds=START_SECONDS,
+            environment=environment,
+        ),
+    ):
+        yield
+
+
+@asynccontextmanager
 async def running(
     vllm: Vllm, options: VllmOptions, keys: Keys, host: str, port: int, log_file: Path
 ) -> AsyncIterator[str]:
@@ -130,22 +149,17 @@ async def running(
     The door opens at once and answers 503 until vLLM has its weights. A vLLM that dies is started
     again, with the adapters of `options` alone: the registry gives it the others again.
     """
-    inner = free_port(_LOOPBACK)
-    upstream = Upstream(f"http://{_LOOPBACK}:{inner}", secrets.token_urlsafe(32))
-    command = vllm_command(vllm, options, inner)
-    environment = {**vllm_environment(vllm), "VLLM_API_KEY": upstream.key}
+    inside = upstream()
     async with (
-        door(upstream, keys, host, port) as url,
-        httpx.AsyncClient(trust_env=False, timeout=5) as client,
-        model_server(
-            command,
-            healthy=lambda: upstream.healthy(client),
-            log_file=log_file,
-            start_seconds=START_SECONDS,
-            environment=environment,
-        ),
+        door(inside, keys, host, port) as url,
+        started(vllm, options, inside, log_file),
     ):
         yield url
+
+
+def upstream() -> Upstream:
+    """An address of this machine that is free, and a key that nobody knows."""
+    return Upstream(f"http://{_LOOPBACK}:{free_port(_LOOPBACK)}", secrets.token_urlsafe(32))
 
 
 async def serve(
