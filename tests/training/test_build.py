@@ -135,7 +135,7 @@ async def test_the_shipped_adapter_names_no_folder_of_the_machine_it_was_made_on
     assert config == {
         "base_model_name_or_path": "expert",
         "target_modules": ["a", "b"],
-        "lora_alpha": 8,
+        "lora_alpha": 32,
     }
 
 

@@ -307,7 +307,7 @@ async def test_a_client_that_stops_waiting_frees_its_slot(
 async def test_a_stopping_server_ends_its_streams_with_an_error(
     endless_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(embedded, "GRACE_SECONDS", 0.05)
     options = ServerOptions(endless_model, "solemate", "127.0.0.1", 0)
     async with AsyncExitStack() as client_side:
         async with running(options) as url:
