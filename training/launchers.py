@@ -245,7 +245,10 @@ def _is_of(job: Job, process: psutil.Process) -> bool:
 
 def _leads(job: Job, pid: int) -> bool:
     """Whether the job's first process lives: the cheap question, asked ten times a second."""
-    return psutil.pid_exists(pid) and _is_of(job, psutil.Process(pid))
+    try:
+        return _is_of(job, psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _processes(job: Job) -> list[psutil.Process]:
