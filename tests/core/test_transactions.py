@@ -140,8 +140,8 @@ async def test_of_two_that_wait_for_each_other_both_are_done(
         parallel.run(lambda connection: work(connection, 1)),
         parallel.run(lambda connection: work(connection, 2)),
     )
-    # Who gives way may meet the other once more.
-    assert max(tries) == 2
+    # Who gives way may meet the other again, and again.
+    assert max(tries) >= 2
 
 
 async def test_what_another_has_written_meanwhile_is_looked_at_again(
