@@ -7,8 +7,12 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from core.messages import Language
 from core.store import Store
-from core.tables import feedback_events, notices, pairs, turns
+from core.tables import adapters, feedback_events, pairs, routes, run_pairs, turns
+from core.wording import say
+
+MOST_SHOWN = 300
 
 
 class Fate(StrEnum):
@@ -37,17 +41,17 @@ async def corrections_of(store: Store, user_id: str, *, limit: int) -> list[Corr
         .group_by(feedback_events.c.reply_id)
     )
     pair_of_it = sa.and_(pairs.c.reply_id == feedback_events.c.reply_id, pairs.c.user_id == user_id)
-    notice_of_it = sa.and_(notices.c.pair_id == pairs.c.id, notices.c.user_id == user_id)
+    learned_of_it = learned().subquery()
     query = (
         sa.select(
             turns.c.question,
             feedback_events.c.correction,
             sa.func.max(pairs.c.state).label("state"),
-            sa.func.count(notices.c.pair_id).label("live"),
+            sa.func.count(learned_of_it.c.pair_id).label("live"),
         )
         .join(turns, turns.c.reply_id == feedback_events.c.reply_id)
         .outerjoin(pairs, pair_of_it)
-        .outerjoin(notices, notice_of_it)
+        .outerjoin(learned_of_it, learned_of_it.c.pair_id == pairs.c.id)
         .where(feedback_events.c.id.in_(last), feedback_events.c.correction != "")
         .group_by(feedback_events.c.id, turns.c.question, feedback_events.c.correction)
         .order_by(feedback_events.c.id.desc())
@@ -55,6 +59,29 @@ async def corrections_of(store: Store, user_id: str, *, limit: int) -> list[Corr
     )
     rows = await store.run(lambda connection: connection.execute(query).all())
     return [Correction(row.question, row.correction, _fate(row.state, row.live)) for row in rows]
+
+
+def correction_words(one: Correction, language: Language) -> str:
+    """A correction and its fate, for its person."""
+    fate = say(f"correction_{one.fate}", language)
+    question, text = shortened(one.question), shortened(one.text)
+    return say("home_correction", language, question=question, correction=text, fate=fate)
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """The text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def learned() -> sa.Select[tuple[str]]:
+    """The pairs that the adapter in use was trained on; a rollback unlearns them."""
+    live = sa.select(routes.c.live).order_by(routes.c.id.desc()).limit(1).scalar_subquery()
+    return (
+        sa.select(run_pairs.c.pair_id)
+        .join(adapters, adapters.c.run_id == run_pairs.c.run_id)
+        .where(adapters.c.name == live, run_pairs.c.split == "train")
+    )
 
 
 def _fate(state: str | None, live: int) -> Fate:

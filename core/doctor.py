@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -20,7 +22,7 @@ from core.backup import reading
 from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
-from core.opening import open_link
+from core.opening import is_hub_name, open_link
 from core.ports import port_is_free
 from core.redis_link import RedisLink
 from core.registry import live_adapter
@@ -88,15 +90,24 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield await _store(settings)
     if link := open_link(settings):
         yield await _redis(link)
+    if settings.tracing.endpoint:
+        yield await _tracing(settings)
     yield await asyncio.to_thread(_knowledge, settings)
     yield await asyncio.to_thread(_tags, settings)
     yield _embedder(settings)
     yield _vision(settings)
     yield await asyncio.to_thread(_device, settings)
-    for url in settings.model.replicas:
-        yield await _model(settings, url)
-        yield await _adapter(settings, url)
+    for finding in await examine_models(settings):
+        yield finding
     yield await _page(settings)
+
+
+async def examine_models(settings: Settings) -> list[Finding]:
+    """Look at each model server, and at its adapter."""
+    found = []
+    for url in settings.model.replicas:
+        found += [await _model(settings, url), await _adapter(settings, url)]
+    return found
 
 
 def _python() -> Finding:
@@ -190,6 +201,28 @@ async def _redis(link: RedisLink) -> Finding:
     return Finding("redis", Health.OK, where)
 
 
+async def _tracing(settings: Settings) -> Finding:
+    """Whether spans would arrive; answers do not need them, and go on without."""
+    endpoint = settings.tracing.endpoint
+    if find_spec("opentelemetry") is None:
+        advice = 'Install the extra `tracing`, or set tracing.endpoint = "": `up` does not start.'
+        return Finding("tracing", Health.ILL, "opentelemetry is not installed", advice)
+    advice = "Start the collector, or correct tracing.endpoint; answers are given without it."
+    headers = {"Content-Type": "application/x-protobuf"}
+    try:
+        async with httpx.AsyncClient(timeout=5) as client:
+            # An empty message is a request with no spans.
+            address = f"{endpoint.rstrip('/')}/v1/traces"
+            answer = await client.post(address, content=b"", headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return Finding("tracing", Health.WARNING, f"no answer from {endpoint}", advice)
+    if not answer.is_success:
+        found = f"{endpoint} answers {answer.status_code}"
+        advice = f"It has to take OTLP over HTTP, as collectors do on port 4318. {advice}"
+        return Finding("tracing", Health.WARNING, found, advice)
+    return Finding("tracing", Health.OK, endpoint)
+
+
 def _knowledge(settings: Settings) -> Finding:
     try:
         chunks = load_knowledge(at_root(settings.retrieval.knowledge))
@@ -224,7 +257,7 @@ def _folder_or_hub(part: str, name: str, without: str, key: str) -> Finding:
         return Finding(part, Health.OK, without)
     if at_root(name).is_dir():
         return Finding(part, Health.OK, name)
-    if name.count("/") == 1 and not name.startswith((".", "/", "data/")):
+    if is_hub_name(name):
         if _is_cached(name):
             return Finding(part, Health.OK, f"{name}, downloaded before")
         return Finding(
@@ -290,7 +323,23 @@ async def _model(settings: Settings, url: str) -> Finding:
             f"{url} serves {', '.join(names) or 'nothing'}",
             f"It must serve model.base_model, which is {settings.model.base_model!r}.",
         )
+    if not await _is_admitted(settings, url):
+        advice = "Check MODEL_ADMIN_KEY: without it no adapter can be given to this server."
+        return Finding("model", Health.WARNING, f"{url} refuses our admin key", advice)
     return Finding("model", Health.OK, f"{url} serves {', '.join(names)}")
+
+
+async def _is_admitted(settings: Settings, url: str) -> bool:
+    """Whether the key that loads adapters is taken; nothing is loaded or unloaded to find out."""
+    if settings.secrets.MODEL_ADMIN_KEY is None:
+        return True
+    headers = {"Authorization": f"Bearer {settings.secrets.model_keys[1]}"}
+    nobody = {"lora_name": "an adapter that nobody has"}
+    async with httpx.AsyncClient(timeout=5, headers=headers) as client:
+        with suppress(httpx.HTTPError):
+            answer = await client.post(f"{url}/unload_lora_adapter", json=nobody)
+            return answer.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    return True
 
 
 async def _served(settings: Settings, url: str) -> list[str]:

@@ -40,7 +40,7 @@ from core.model import ChatModel, Piece, Sampling
 from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
 from core.retrieval import Query, Relevance, Retrieved, Retriever
-from core.smalltalk import has_words, small_talk
+from core.smalltalk import asks_what_is_seen, has_words, small_talk
 from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
@@ -179,12 +179,15 @@ class Engine:
         self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event
     ) -> AsyncGenerator[Event, None]:
         """Fill the draft: by hand where no passage is needed, else from what is found."""
-        if by_hand := self._by_hand(draft):
+        by_hand = self._by_hand(draft)
+        if by_hand is None:
+            await self._resolve(draft, turns)
+            by_hand = self._described(draft)
+        if by_hand is not None:
             draft.text, draft.outcome = by_hand
             draft.complete = True
             yield Delta(draft.text)
             return
-        await self._resolve(draft, turns)
         with draft.span.child("retrieval") as span:
             found = await self._search(draft)
             span.note(passages=len(found.passages), relevance=found.relevance.value)
@@ -251,13 +254,22 @@ class Engine:
         text, language = draft.message.text, draft.language
         kind = small_talk(text)
         if draft.jpegs and (kind or not has_words(text)):
-            seen = describe_photo(draft.tags, language, self._vision.colours_only)
-            return seen, Outcome.CLARIFY
+            return self._seen(draft), Outcome.CLARIFY
         if kind:
             return say(kind, language), Outcome.ANSWERED
         if not has_words(text):
             return say("no_words", language), Outcome.CLARIFY
         return None
+
+    def _described(self, draft: _Draft) -> tuple[str, Outcome] | None:
+        """The answer to "what colour is this?" about a new photo, or one described just now."""
+        at_photo = draft.jpegs or (draft.tags and not draft.resolved.topic)
+        if at_photo and asks_what_is_seen(draft.message.text):
+            return self._seen(draft), Outcome.CLARIFY
+        return None
+
+    def _seen(self, draft: _Draft) -> str:
+        return describe_photo(draft.tags, draft.language, self._vision.colours_only)
 
     async def _resolve(self, draft: _Draft, turns: Sequence[Turn]) -> None:
         """Complete a follow-up from the turns before it, by rule or by the model."""
@@ -267,7 +279,7 @@ class Engine:
             draft.resolved = Resolved(text, text, draft.tags)
             return
         draft.resolved = resolve(text, turns, draft.tags)
-        if rewrite == "model" and draft.resolved.carried:
+        if rewrite == "model" and draft.resolved.topic:
             rewritten = await self._rewritten(draft, turns)
             if rewritten:
                 draft.resolved = replace(draft.resolved, query=rewritten)
@@ -297,7 +309,9 @@ class Engine:
         started = self._clock()
         text, groups = draft.message.text, self._vision.groups
         agreeing = tuple(tag for tag in draft.tags if not contradicted(tag, text, groups))
-        found = await self._retriever.search(Query(draft.resolved.query, agreeing, draft.language))
+        resolved = draft.resolved
+        query = Query(resolved.query, agreeing, draft.language, resolved.topic)
+        found = await self._retriever.search(query)
         draft.passages = found.passages
         draft.retrieval_seconds = self._clock() - started
         return found
@@ -509,4 +523,4 @@ def _ground(draft: _Draft, min_support: float) -> Ground:
 
 
 def _sources(passages: Sequence[Passage]) -> tuple[Source, ...]:
-    return tuple(Source(p.id, p.title, p.text, p.source) for p in passages)
+    return tuple(Source.of(passage) for passage in passages)

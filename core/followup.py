@@ -63,14 +63,14 @@ class Resolved:
     """A question that can be searched by itself.
 
     `question` is for the model, `query` for the search; `tags` are the last photo's where the
-    question is still about it. `carried` where the query is the last topic before the question's
-    own words: a guess that a model may better.
+    question is still about it. `topic` is the last topic where the query is that before the
+    question's own words: a guess that a model may better.
     """
 
     question: str
     query: str
     tags: tuple[ImageTag, ...] = ()
-    carried: bool = False
+    topic: str = ""
 
 
 def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Resolved:
@@ -94,7 +94,7 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     if not points_back(text) or (_AT_PHOTO.search(text) and _is_new(tags, turns)):
         return Resolved(text, text, tags)
     topic = _topic(turns)
-    return Resolved(text, _joined(topic, text), tags or last.reply.tags, carried=True)
+    return Resolved(text, _joined(topic, text), tags or last.reply.tags, topic)
 
 
 def chosen(text: str, suggestions: Sequence[str]) -> str | None:

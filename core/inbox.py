@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -272,6 +272,37 @@ class Inbox:
         )
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [_from_json(row) for row in rows]
+
+    async def stop(self, conversation_id: str, message_id: str) -> bool:
+        """Commit that the message's answer is to end where it is; false when it has ended."""
+        statement = (
+            sa.update(inbox)
+            .where(
+                inbox.c.conversation_id == conversation_id,
+                inbox.c.message_id == message_id,
+                _UNANSWERED,
+            )
+            .values(stopped=True)
+        )
+        return await self._store.run(lambda connection: connection.execute(statement).rowcount > 0)
+
+    async def call_off(self, conversation_id: str) -> list[UserMessage]:
+        """Stop the conversation's answer under way, and delete what waits; the former's message."""
+        here = inbox.c.conversation_id == conversation_id
+        leased = sa.and_(here, inbox.c.state == "leased")
+
+        def work(connection: Connection) -> Sequence[dict[str, Any]]:
+            connection.execute(sa.delete(inbox).where(here, inbox.c.state == "new"))
+            connection.execute(sa.update(inbox).where(leased).values(stopped=True))
+            return connection.execute(sa.select(inbox.c.message).where(leased)).scalars().all()
+
+        return [_from_json(row) for row in await self._store.run(work)]
+
+    async def unwanted(self, letters: Collection[int]) -> set[int]:
+        """Those of these letters, by id, that were stopped or deleted since they were leased."""
+        query = sa.select(inbox.c.id).where(inbox.c.id.in_(letters), ~inbox.c.stopped)
+        rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
+        return set(letters) - set(rows)
 
     async def pending_of(self, user_id: str) -> list[UserMessage]:
         """The person's messages that have no answer yet, in order."""

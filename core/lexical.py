@@ -75,20 +75,18 @@ class LexicalIndex:
 
     def scores(self, question: Mapping[str, float]) -> Match:
         """Score every passage for a question (term -> weight)."""
-        scores = np.zeros(len(self), np.float32)
-        covered = np.zeros(len(self), np.float32)
-        ideal = central = 0.0
-        for term, weight in question.items():
-            number = self.vocabulary.get(term)
-            if number is None:
-                ideal += weight * float(_idf(len(self), 0))
-                continue
-            worth = weight * float(self._idf[number])
-            ideal += worth
-            central = max(central, float(self._shares[number]))
-            part = slice(self.starts[number], self.starts[number + 1])
-            scores[self.rows[part]] += worth * self._impacts[part]
-            covered[self.rows[part]] += worth
+        known = {n: w for term, w in question.items() if (n := self.vocabulary.get(term, -1)) >= 0}
+        unknown = sum(question.values()) - sum(known.values())
+        terms = np.fromiter(known, np.int64, len(known))
+        worths = np.fromiter(known.values(), np.float32, len(known)) * self._idf[terms]
+        postings = [slice(self.starts[term], self.starts[term + 1]) for term in terms]
+        rows = np.concatenate([self.rows[:0], *(self.rows[part] for part in postings)])
+        impacts = np.concatenate([self._impacts[:0], *(self._impacts[part] for part in postings)])
+        worth = np.repeat(worths, [part.stop - part.start for part in postings])
+        scores = np.bincount(rows, worth * impacts, len(self)).astype(np.float32)
+        covered = np.bincount(rows, worth, len(self)).astype(np.float32)
+        ideal = float(worths.sum()) + unknown * float(_idf(len(self), 0))
+        central = float(self._shares[terms].max(initial=0.0))
         return Match(scores, covered, ideal, central)
 
     def with_passages(self, passages: Sequence[Mapping[str, float]]) -> LexicalIndex:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Language = Literal["zh", "en"]
 Role = Literal["system", "user", "assistant"]
@@ -59,6 +59,14 @@ class Winner(StrEnum):
     FIRST = "first"
     SECOND = "second"
     NEITHER = "neither"
+
+
+class Side(StrEnum):
+    """Which answer of a duel is better as the person sees them, or that they are about the same."""
+
+    A = "a"
+    B = "b"
+    SAME = "same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,11 @@ class Source:
     title: str
     text: str
     source: str
+
+    @classmethod
+    def of(cls, passage: Passage) -> Self:
+        """The passage as a source."""
+        return cls(passage.id, passage.title, passage.text, passage.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +231,10 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One person's verdict on one reply; the last one counts."""
+    """One person's verdict on one reply; the last one counts.
+
+    One given by an emoji on the message goes when the emoji is taken off.
+    """
 
     reply_id: str
     user_id: str
@@ -226,6 +242,22 @@ class Feedback:
     reason: Reason | None = None
     comment: str = ""
     correction: str = ""
+    by_reaction: bool = False
+
+
+class Wish(StrEnum):
+    """Something that a person can switch off: being asked, being told."""
+
+    DUELS = "duels"
+    TELL = "tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Whether a person wants to compare answers, and to be told what we learned from them."""
+
+    duels: bool = True
+    tell: bool = True
 
 
 @dataclass(frozen=True, slots=True)

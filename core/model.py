@@ -43,6 +43,9 @@ RETRY_SECONDS = 8.0
 """What must be left of the deadline for a second try to be worth its cost."""
 RETRY_SHARE = 0.1
 """Second tries per question, so that a failing server is not asked twice as often."""
+# uvicorn, and with it vLLM, hangs up a connection that has rested for five seconds: the package's
+# default, as long, asks over ones that are being closed, and the oldest one is asked first.
+_CONNECTIONS = httpx2.Limits(max_connections=1000, keepalive_expiry=2.0)
 _ADMIN_SECONDS = 60.0
 _HEALTH_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 0.2
@@ -273,7 +276,8 @@ class OpenAIChatModel:
             timeout=deadline_seconds,
             # The package's usual HTTP client takes more than twice as long over a stream, and
             # longer with each connection that is open.
-            http_client=http_client or openai.DefaultAioHttpClient(timeout=deadline_seconds),
+            http_client=http_client
+            or openai.DefaultAioHttpClient(timeout=deadline_seconds, limits=_CONNECTIONS),
         )
 
     async def __aenter__(self) -> Self:

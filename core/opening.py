@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 import sys
 from collections.abc import Iterator
@@ -133,7 +134,9 @@ async def open_retriever(settings: Settings) -> tuple[IndexFolder, Retriever]:
     wanted = settings.retrieval
     recipe = Recipe(
         Analyzer(load_lexicon(at_root("data/synonyms.txt"))),
-        open_embedder(model_name(wanted.embedding_model), wanted.device),
+        open_embedder(
+            _named_model(wanted.embedding_model, "retrieval.embedding_model"), wanted.device
+        ),
         wanted.device,
     )
     folder = IndexFolder(settings.state / "index", recipe)
@@ -145,7 +148,7 @@ async def open_retriever(settings: Settings) -> tuple[IndexFolder, Retriever]:
         min_relevance=wanted.min_relevance,
     )
     reranker = (
-        CrossEncoderReranker(model_name(wanted.reranker), wanted.device)
+        CrossEncoderReranker(_named_model(wanted.reranker, "retrieval.reranker"), wanted.device)
         if wanted.reranker
         else None
     )
@@ -199,7 +202,7 @@ def open_vision(settings: Settings) -> ClipVision | ColourVision:
     from core.vision import ClipVision
 
     return ClipVision(
-        load_clip(model_name(wanted.model), wanted.device),
+        load_clip(_named_model(wanted.model, "vision.model"), wanted.device),
         groups,
         max_tags=wanted.max_tags,
         min_score=wanted.min_score,
@@ -226,6 +229,21 @@ def model_name(name: str) -> str:
     return str(at_root(name)) if name and at_root(name).exists() else name
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a model that is no folder here may be one of a hub, (`OWNER/`)`NAME`, and no path."""
+    return name.count("/") <= 1 and not name.startswith((".", "/", "data/"))
+
+
+def _named_model(name: str, key: str) -> str:
+    """As `model_name`; `ConfigError` for a path to nothing, which no hub need be asked for."""
+    if name and not at_root(name).exists() and not is_hub_name(name):
+        raise ConfigError(
+            f"{key} = {name!r} is neither a folder here nor a hub's OWNER/NAME: correct it, "
+            'or set it to "" to do without.'
+        )
+    return model_name(name)
+
+
 def calibration_file(settings: Settings) -> Path:
     """Where `kb calibrate` keeps what it found."""
     return settings.state / "calibration.json"
@@ -239,14 +257,26 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
 
 
 def secret(file: Path) -> str:
-    """A random secret that lives as long as its file, which is made where there is none."""
-    try:
-        return file.read_text("utf-8")
-    except FileNotFoundError:
+    """A random secret that lives as long as its file, which is made where there is none.
+
+    Replicas that begin together on one folder get the same one.
+    """
+    if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32), "utf-8")
-        return file.read_text("utf-8")
+        with (file.parent / ".making-secrets").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                _make_secret(file)
+    return file.read_text("utf-8")
+
+
+def _make_secret(file: Path) -> None:
+    """Write it, so that nobody reads half of it."""
+    work = file.with_name(f".{file.name}")
+    work.unlink(missing_ok=True)
+    work.touch(mode=0o600)
+    work.write_text(secrets.token_urlsafe(32), "utf-8")
+    work.replace(file)
 
 
 def same_settings() -> list[str]:

@@ -7,12 +7,14 @@ import hashlib
 import hmac
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from core.audit import append
 from core.errors import ConfigError, NotFound
 from core.messages import Platform
 from core.store import Store, upsert
@@ -82,14 +84,23 @@ class Erased:
     adapters: int
 
 
-async def erase(store: Store, user_id: str, *, now: float | None = None) -> Erased:
+async def erase(
+    store: Store, user_id: str, *, now: float | None = None, who: str = "the person"
+) -> Erased:
     """Delete all that is kept about a person, and leave a tombstone against repeats of it.
 
     In a conversation with others theirs stays, without the prompts that held the person's words:
-    such a turn is never trained on. What is being answered meanwhile has to end first.
+    such a turn is never trained on. What is being answered meanwhile has to end first. `who` asked
+    for it, as the audit has it.
     """
     at = time.time() if now is None else now
-    erased, conversation_ids = await store.run(lambda connection: _erase(connection, user_id, at))
+
+    def work(connection: Connection) -> tuple[Erased, list[str]]:
+        done = _erase(connection, user_id, at)
+        _note(connection, user_id, "erased", who=who, at=at, detail=asdict(done[0]))
+        return done
+
+    erased, conversation_ids = await store.run(work)
     await store.forget_rounds(conversation_ids)
     return erased
 
@@ -116,6 +127,30 @@ async def check_known(store: Store, user_id: str) -> None:
 async def export(store: Store, user_id: str) -> dict[str, Any]:
     """All that is kept about a person, for JSON; nothing that others wrote."""
     return await store.run(lambda connection: _export(connection, user_id))
+
+
+async def note_export(store: Store, user_id: str, *, who: str) -> None:
+    """Have the audit say that somebody was handed what is kept about a person."""
+    at = time.time()
+    await store.run(lambda connection: _note(connection, user_id, "exported", who=who, at=at))
+
+
+def audit_subject(user_id: str) -> str:
+    """What the audit calls a person: it outlives an erasure, and so cannot be their name."""
+    return f"person:{hashlib.sha256(user_id.encode()).hexdigest()[:_HEX_DIGITS]}"
+
+
+def _note(
+    connection: Connection,
+    user_id: str,
+    what: str,
+    *,
+    who: str,
+    at: float,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    subject = audit_subject(user_id)
+    append(connection, who=who, subject=subject, before="", after=what, at=at, detail=detail)
 
 
 def _erase(connection: Connection, user_id: str, at: float) -> tuple[Erased, list[str]]:
@@ -166,13 +201,15 @@ def _erase_pairs(
 ) -> tuple[int, int]:
     """Delete pairs and duels with words of the person; how many adapters and pairs there were."""
     mine = sa.select(turns.c.reply_id).where(turns.c.user_id == user_id)
-    _delete(connection, duels, sa.or_(duels.c.user_id == user_id, duels.c.reply_id.in_(mine)))
     later = [
         sa.select(turns.c.reply_id).where(
             turns.c.conversation_id == conversation_id, turns.c.asked_at >= since
         )
         for conversation_id, since in shared_since.items()
     ]
+    for answered in (mine, *later):
+        _delete(connection, duels, duels.c.reply_id.in_(answered))
+    _delete(connection, duels, duels.c.user_id == user_id)
     rated = sa.select(feedback_events.c.reply_id).where(feedback_events.c.user_id == user_id)
     # KTO trains on single answers: its runs hold replies, and no pairs.
     flagged = sum(_flag(connection, replies, at) for replies in (mine, rated, *later))
@@ -239,7 +276,7 @@ def _delete(connection: Connection, table: sa.Table, which: sa.ColumnElement[boo
 
 
 def _export(connection: Connection, user_id: str) -> dict[str, Any]:
-    chosen = _rows(connection, people, user_id, ("language", "tell"))
+    chosen = _rows(connection, people, user_id, ("language", "tell", "duels"))
     return {
         "person": user_id,
         "choices": chosen[0] if chosen else {},

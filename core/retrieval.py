@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -18,12 +18,20 @@ from core.knowledge import Chunk
 from core.language import language_of
 from core.lexical import Match
 from core.messages import ImageTag, Language, Passage
-from core.terms import Analyzer
+from core.tags import COLOUR
+from core.terms import Analyzer, subject_of, subject_words
 
 Fusion = Literal["weighted", "rrf"]
 
 # Reciprocal rank fusion's constant: Cormack, Clarke and Büttcher (2009).
 _RRF_K = 60
+# A colour's words count this much beside the question's own. Nearly every photo has a colour, and
+# few questions are about it; in full they drew "how do I care for these?" to entries on colours
+# (held-out questions with a colour: the right entry first in 62 %, so in 69 %, as without a photo).
+_COLOUR_WEIGHT = 0.3
+# An entry whose title is all that a question names comes before others whose titles hold it, too:
+# 漆皮 before 漆皮护理 for "漆皮是什么". It leads the best of them by a quarter.
+_NAMED = 1.25
 # More entries than this are never listed.
 _LISTED = 20
 # A passage that is this much less likely than the best, or than certainty, is not worth reading.
@@ -41,11 +49,15 @@ class Relevance(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for. A tag's words count by its score; `language` overrides the text's own."""
+    """What to look for. A tag's words count by its score; `language` overrides the text's own.
+
+    `topic` is what a follow-up goes on from: a title, or the question before it.
+    """
 
     text: str
     tags: tuple[ImageTag, ...] = ()
     language: Language | None = None
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +79,16 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that was found; `score` ranks it, `probability` is what the score is worth."""
+    """A chunk that was found; `score` ranks it, `probability` is what the score is worth.
+
+    `named` where its title is all that the question says.
+    """
 
     chunk: Chunk
     score: float
     signals: Signals
     probability: float
+    named: bool = False
 
     @property
     def passage(self) -> Passage:
@@ -148,9 +164,18 @@ class Retriever:
         if ranking.relevance is Relevance.REFUSE:
             return Retrieved(ranking.relevance)
         best = ranking.hits[:count]
+        if ranking.relevance is Relevance.CLARIFY:
+            # What goes on from a topic, and is not surely about another, is about that topic.
+            topic = subject_words(query.topic)
+            for hit in best:
+                if topic and subject_words(hit.passage.title) == topic:
+                    return Retrieved(Relevance.ANSWER, (hit.passage,))
         if ranking.relevance is Relevance.ANSWER:
             floor = max(_WORTH_READING, _WORTH_OF_BEST * max(hit.probability for hit in best))
             best = tuple(hit for hit in best if hit.probability >= floor) or best[:1]
+            if best[0].named:
+                # What only mentions the thing in question leads a small model astray.
+                best = best[:1]
         return Retrieved(ranking.relevance, tuple(hit.passage for hit in best))
 
     async def rank(self, query: Query) -> Ranking:
@@ -165,9 +190,12 @@ class Retriever:
         snapshot, options = self._snapshot, self._options
         if not len(snapshot.index):
             return Ranking((), 0.0, Relevance.REFUSE)
+        query = replace(query, text=subject_of(query.text))
+        # Only a reranker brings up what is never listed otherwise; one candidate may be hidden.
+        most = _LISTED + 1 if self._reranker is None else len(snapshot.index)
         found = [
             one
-            for one in _candidates(snapshot.index, query, options)
+            for one in _candidates(snapshot.index, query, options, most)
             if hidden is None or one.chunk.entry != hidden
         ]
         if self._reranker is not None:
@@ -192,6 +220,7 @@ class _Candidate:
     coverage: float
     cosine: float
     central: float
+    named: bool = False
     reranked: float | None = None
 
 
@@ -199,13 +228,16 @@ def question_terms(analyzer: Analyzer, query: Query) -> dict[str, float]:
     """The terms to look up: the person's words in full, a tag's by how sure vision is of it."""
     terms = analyzer.question(query.text)
     for tag in query.tags:
+        worth = tag.score * (_COLOUR_WEIGHT if tag.group == COLOUR else 1.0)
         for term, weight in analyzer.question(f"{tag.name} {tag.phrase}").items():
-            terms[term] = max(terms.get(term, 0.0), weight * tag.score)
+            terms[term] = max(terms.get(term, 0.0), weight * worth)
     return terms
 
 
-def _candidates(index: Index, query: Query, options: RetrievalOptions) -> list[_Candidate]:
-    """The best chunk of each entry that either leg found, best first."""
+def _candidates(
+    index: Index, query: Query, options: RetrievalOptions, most: int
+) -> list[_Candidate]:
+    """The best chunk of each of the `most` best entries that either leg found, best first."""
     match = index.lexical.scores(question_terms(index.recipe.analyzer, query))
     rows = _top_rows(match.scores, options.depth)
     cosines = np.zeros(len(rows), np.float32)
@@ -213,7 +245,8 @@ def _candidates(index: Index, query: Query, options: RetrievalOptions) -> list[_
         rows, cosines = _with_dense(index, index.recipe.embedder, query, rows, options.depth)
     fused = _fused(match.scores[rows], cosines, index.dense is not None, options)
     language = query.language or language_of(query.text) or "en"
-    return _one_per_entry(index, rows, fused, cosines, match, language)
+    found = _one_per_entry(index, rows, fused, cosines, match, language, most)
+    return _named_first(found, query.text)
 
 
 def _top_rows(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
@@ -269,16 +302,20 @@ def _one_per_entry(
     cosines: Vectors,
     match: Match,
     language: Language,
+    most: int,
 ) -> list[_Candidate]:
-    """Each entry with its best score, shown by its chunk in the asker's language if it has one."""
+    """The best entries with their best scores, each shown in the asker's language if it can be."""
     ideal = max(match.ideal, 1e-9)
     best: dict[str, _Candidate] = {}
     for place in np.argsort(-fused, kind="stable"):
         row = int(rows[place])
         chunk = index.chunks[row]
-        known = best.get(chunk.entry)
+        entry = chunk.entry
+        known = best.get(entry)
         if known is None:
-            best[chunk.entry] = _Candidate(
+            if len(best) == most:
+                continue
+            best[entry] = _Candidate(
                 chunk,
                 float(fused[place]),
                 float(match.scores[row]) / ideal,
@@ -293,6 +330,15 @@ def _one_per_entry(
             twin = index.first_rows.get((one.chunk.entry, language))
             one.chunk = one.chunk if twin is None else index.chunks[twin]
     return list(best.values())
+
+
+def _named_first(found: list[_Candidate], text: str) -> list[_Candidate]:
+    """Put the entry first that the question names by its whole title, and nothing else."""
+    named = subject_words(text)
+    for one in found[:_LISTED]:
+        if named and subject_words(one.chunk.title) == named:
+            one.score, one.named = found[0].score * _NAMED, True
+    return sorted(found, key=lambda one: -one.score)
 
 
 def _reranked(found: list[_Candidate], query: Query, reranker: Reranker) -> list[_Candidate]:
@@ -314,5 +360,5 @@ def _hits(found: Sequence[_Candidate], calibration: Calibration) -> list[Hit]:
         reranked = 0.0 if one.reranked is None else one.reranked - 0.5
         signals = Signals(one.overlap, one.coverage, one.cosine, lead, reranked, one.central)
         ceiling = min(ceiling, calibration.probability(signals))
-        hits.append(Hit(one.chunk, one.score, signals, ceiling))
+        hits.append(Hit(one.chunk, one.score, signals, ceiling, one.named))
     return hits

@@ -64,10 +64,13 @@ def draws_canary(key: bytes, route: Route, user_id: str) -> bool:
 
     Keyed, so that nobody can choose a name that is drawn.
     """
-    if not route.canary:
-        return False
-    drawn = hmac.digest(key, f"{route.canary}\0{user_id}".encode(), hashlib.sha256)
-    return int.from_bytes(drawn[:8]) < route.share * 2**64
+    return bool(route.canary) and is_drawn(key, f"{route.canary}\0{user_id}", route.share)
+
+
+def is_drawn(key: bytes, what: str, share: float) -> bool:
+    """Whether this is in the share that is drawn: always the same of it with this key."""
+    drawn = hmac.digest(key, what.encode(), hashlib.sha256)
+    return int.from_bytes(drawn[:8]) < share * 2**64
 
 
 def last_route(connection: Connection) -> Route | None:

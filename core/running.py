@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What nobody has changed: Python itself turns Ctrl-C into an exception.
+_UNCHANGED = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Do the work; its result.
 
-    SIGTERM and a terminal that is closed end it as Ctrl-C does: what it has opened is closed, child
+    Ctrl-C, SIGTERM and a terminal that is closed end it: what it has opened is closed, child
     processes with it. Then the process exits with 128 and the signal's number, as shells say it.
+    Ctrl-C while that goes on ends everything at once.
     """
     received: list[int] = []
+    # What is ignored, as nohup has it, stays ignored.
+    ours = {one: how for one in _ENDINGS if (how := signal.getsignal(one)) in _UNCHANGED}
     try:
-        return asyncio.run(_stoppable(work, received))
+        return asyncio.run(_stoppable(work, received, ours))
     except asyncio.CancelledError:
         if not received:
             raise
         sys.exit(128 + received[0])
 
 
-async def _stoppable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
+def end_at_once(number: int) -> NoReturn:
+    """End this process and all it has started, as if it had been killed: nothing is closed."""
+    for child in _children():
+        with suppress(ProcessLookupError):
+            leads = os.getpgid(child) == child
+            (os.killpg if leads else os.kill)(child, signal.SIGKILL)
+    os._exit(128 + number)
+
+
+def _children() -> list[int]:
+    """The processes that this one has started, where the system lists them: on Linux."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+async def _stoppable(
+    work: Coroutine[Any, Any, T], received: list[int], ours: Mapping[signal.Signals, Any]
+) -> T:
     """Do the work; the first signal cancels it, and is noted."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -37,14 +62,14 @@ async def _stoppable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
         received.append(number)
         if len(received) == 1:
             loop.call_soon_threadsafe(task.cancel)
+        elif number == signal.SIGINT:
+            end_at_once(number)
 
-    # What is ignored, as nohup has it, stays ignored.
-    ours = [one for one in _ENDINGS if signal.getsignal(one) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, stop)
     try:
         return await work
     finally:
-        # Whoever was told to stop ends now: being told so again must not cut that short.
-        for number in () if received else ours:
-            signal.signal(number, signal.SIG_DFL)
+        # Whoever was told to stop ends now: only Ctrl-C cuts that short.
+        for number, usual in () if received else ours.items():
+            signal.signal(number, usual)

@@ -153,6 +153,12 @@ class Redis(_Section):
     url: Annotated[str, Field(pattern=r"^(rediss?://([^:@/]+@)?[^@]+)?$")]
 
 
+class Duels(_Section):
+    share: Share
+    disliked_share: Share
+    per_person_per_day: Annotated[int, Field(ge=0)]
+
+
 class Feedback(_Section):
     review: Literal["all", "sample", "none"]
     typed_accepts: Annotated[int, Field(ge=1, le=5)]
@@ -162,6 +168,7 @@ class Feedback(_Section):
     judge_model: str
     judge_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
     tell_people: bool
+    duels: Duels
 
 
 class Gate(_Section):

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 import structlog
 from alembic import command
@@ -48,10 +49,13 @@ from core.messages import (
     Source,
     Timings,
     Turn,
+    Wish,
+    Wishes,
 )
 from core.rounds import Rounds
 from core.tables import (
     conversations,
+    duels,
     feedback_events,
     inbox,
     pairs,
@@ -141,16 +145,29 @@ class Store:
                 if self._exclusive:
                     self._lock(file)
             except OSError as exc:
-                raise StoreError(f"The folder {str(file.parent)!r} cannot be used: {exc}.") from exc
+                raise StoreError(
+                    f"The folder {str(file.parent)!r} cannot be used ({exc.strerror}): make room, "
+                    "fix its rights, or name another with SOLEMATE__DATABASE__URL."
+                ) from exc
         engine = _engine(self._url)
         self._exit.callback(engine.dispose)
         try:
             migrate(engine)
         except sa.exc.DatabaseError as exc:
+            problem = str(exc.orig).strip().rstrip(".")
             raise StoreError(
-                f"The database {self._url.render_as_string()!r} cannot be opened: {exc.orig}."
+                f"The database {self._url.render_as_string()!r} cannot be opened: {problem}. "
+                + self._advice(exc)
             ) from exc
         return engine
+
+    def _advice(self, failure: sa.exc.DatabaseError) -> str:
+        """What to do about a database that cannot be opened."""
+        if self._url.get_backend_name() != "sqlite":
+            return "Start its server, or mend SOLEMATE__DATABASE__URL."
+        if isinstance(failure, sa.exc.OperationalError):
+            return "Make room on its disk, or fix its rights."
+        return "Put a backup in its place with `solemate restore`, or move it away."
 
     def _lock(self, file: Path) -> None:
         # Taken on the store's thread, released on the event loop's.
@@ -313,6 +330,8 @@ class Store:
             connection.execute(sa.delete(inbox).where(inbox.c.conversation_id == conversation_id))
             connection.execute(sa.delete(posts).where(posts.c.conversation_id == conversation_id))
             connection.execute(sa.delete(pairs).where(pairs.c.conversation_id == conversation_id))
+            replies = sa.select(turns.c.reply_id).where(turns.c.conversation_id == conversation_id)
+            connection.execute(sa.delete(duels).where(duels.c.reply_id.in_(replies)))
             statement = sa.delete(conversations).where(conversations.c.id == conversation_id)
             return bool(connection.execute(statement).rowcount)
 
@@ -324,7 +343,8 @@ class Store:
         """Commit a verdict; `NotFound` when there is no such reply.
 
         A verdict without reason, comment and correction keeps those given before with the same
-        rating, so that a thumb pressed again does not take a correction back.
+        rating, so that a thumb pressed again does not take a correction back. A thumb pressed
+        after the emoji that says the same is kept beside it: it stays when the emoji goes.
         """
         at = time.time() if now is None else now
 
@@ -344,25 +364,29 @@ class Store:
                 "correction": _storable(feedback.correction)
                 or (last.correction if last and same else ""),
                 "created_at": at,
+                "by_reaction": feedback.by_reaction,
             }
-            if last is None or any(getattr(last, key) != row[key] for key in _VERDICT):
+            pressed_too = last is not None and last.by_reaction and not feedback.by_reaction
+            differs = last is None or any(getattr(last, key) != row[key] for key in _VERDICT)
+            if differs or pressed_too:
                 connection.execute(sa.insert(feedback_events).values(row))
 
         await self.run(work)
 
     async def withdraw(self, reply_id: str, user_id: str, rating: Rating) -> bool:
-        """Take a person's last verdict back if it is this thumb and no more; whether it was.
+        """Forget the thumb that an emoji gave, because it was taken off; whether there was one.
 
-        What the person said before counts again; nothing is kept of a thumb taken back.
+        What the person said otherwise, before or since, stays and counts.
         """
+        statement = sa.delete(feedback_events).where(
+            feedback_events.c.reply_id == reply_id,
+            feedback_events.c.user_id == user_id,
+            feedback_events.c.rating == rating,
+            feedback_events.c.by_reaction,
+        )
 
         def work(connection: Connection) -> bool:
-            last = connection.execute(_latest(reply_id, user_id)).one_or_none()
-            if last is None or (last.rating, last.reason) != (rating, None):
-                return False
-            if last.comment or last.correction:
-                return False
-            statement = sa.delete(feedback_events).where(feedback_events.c.id == last.id)
+            lock(connection, f"verdict:{reply_id}:{user_id}")
             return bool(connection.execute(statement).rowcount)
 
         return await self.run(work)
@@ -380,6 +404,7 @@ class Store:
             reason=Reason(row.reason) if row.reason else None,
             comment=row.comment,
             correction=row.correction,
+            by_reaction=row.by_reaction,
         )
 
     async def chosen_language(self, user_id: str) -> Language | None:
@@ -396,6 +421,23 @@ class Store:
 
         def work(connection: Connection) -> None:
             upsert(connection, people, row, key=("user_id",), update=("language",))
+
+        await self.run(work)
+
+    async def wishes_of(self, user_id: str) -> Wishes:
+        """What this person wants to be bothered with; everything, unless they said otherwise."""
+        query = sa.select(people.c.duels, people.c.tell).where(people.c.user_id == user_id)
+        row = await self.run(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            return Wishes()
+        return Wishes(row.duels is not False, row.tell is not False)
+
+    async def wish(self, user_id: str, which: Wish, *, on: bool) -> None:
+        """Commit that a person wants one of these, or not."""
+        row = {"user_id": user_id, which.value: on}
+
+        def work(connection: Connection) -> None:
+            upsert(connection, people, row, key=("user_id",), update=(which.value,))
 
         await self.run(work)
 
@@ -423,6 +465,8 @@ class Store:
             old = sa.select(conversations.c.id).where(conversations.c.updated_at < moment)
             connection.execute(sa.delete(photos).where(photos.c.conversation_id.in_(old)))
             connection.execute(sa.delete(pairs).where(pairs.c.conversation_id.in_(old)))
+            replies = sa.select(turns.c.reply_id).where(turns.c.conversation_id.in_(old))
+            connection.execute(sa.delete(duels).where(duels.c.reply_id.in_(replies)))
             connection.execute(sa.delete(inbox).where(texts))
             connection.execute(sa.delete(posts).where(posts.c.posted_at < moment))
             statement = sa.delete(conversations).where(conversations.c.updated_at < moment)
@@ -554,7 +598,7 @@ def _migrations() -> AlembicConfig:
 
 def _engine(url: sa.URL) -> sa.Engine:
     # Parameters are people's texts, which no error message and no log may hold.
-    options: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True}
+    options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() == "postgresql":
         connect = {
             "connect_timeout": 5,
@@ -563,7 +607,7 @@ def _engine(url: sa.URL) -> sa.Engine:
             "keepalives_count": 2,
             "tcp_user_timeout": _SILENCE_SECONDS * 1000,
         }
-        options |= {"pool_size": CONNECTIONS, "connect_args": connect}
+        options |= {"pool_pre_ping": True, "pool_size": CONNECTIONS, "connect_args": connect}
     engine = sa.create_engine(url, **options)
     if url.get_backend_name() == "sqlite":
         if sqlite3.sqlite_version_info < SAFE_SQLITE:
@@ -574,6 +618,8 @@ def _engine(url: sa.URL) -> sa.Engine:
             )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_immediate)
+    else:
+        sa.event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
 
@@ -585,8 +631,19 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "synchronous=FULL",
         "busy_timeout=5000",
         "foreign_keys=ON",
+        # What was erased must not stay readable in free pages; not every SQLite is built so.
+        "secure_delete=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_postgresql(connection: psycopg.Connection[Any], _record: object) -> None:
+    # A server may be set to acknowledge before it has written; stricter settings stay.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -77,6 +77,7 @@ feedback_events = sa.Table(
     sa.Column("comment", sa.Text, nullable=False),
     sa.Column("correction", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("by_reaction", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("feedback_by_reply", "reply_id", "user_id", "id"),
 )
 
@@ -93,6 +94,7 @@ inbox = sa.Table(
     sa.Column("leased_until", sa.Float),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("received_at", sa.Float, nullable=False),
+    sa.Column("stopped", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("platform", "conversation_id", "message_id"),
     sa.Index("inbox_by_state", "state", "id"),
 )
@@ -116,6 +118,7 @@ people = sa.Table(
     sa.Column("user_id", sa.String(64), primary_key=True),
     sa.Column("language", sa.String(8)),
     sa.Column("tell", sa.Boolean),
+    sa.Column("duels", sa.Boolean),
 )
 
 starts = sa.Table(
@@ -133,6 +136,8 @@ duels = sa.Table(
     sa.Column("user_id", sa.String(64), nullable=False, index=True),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("adapter", sa.String(128), nullable=False),
+    # Whether the reply itself is B, and the one beside it A.
+    sa.Column("swapped", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("winner", sa.String(8)),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("decided_at", sa.Float),

@@ -57,6 +57,18 @@ _STOP_CJK = re.compile(
     "[咋啥吗呢吧啊呀嘛的了是我你他她它们这那就都也很还又在有和与把被给着过得个一不会能要想该让用]"
 )
 
+# How an answer is wanted, which is not what the question is about.
+_WANTED_SHORT = re.compile(
+    "(?:(?:请|麻烦|能不能|可以)?(?:只要|只用|就|用)?一句[话話](?:就行|就好)?"
+    "|[长長][话話]短[说說]|[简簡][单單]点?(?:[讲說说]|回答|告[诉訴]我)(?:一下|[说說])?"
+    "|[简簡]短一?[点點些](?:[说說讲]|回答)?|(?:不用|不要|[别別])[说說讲](?:太|那么|這麼)多"
+    "|赶[时時][间間]|(?:直接)?告[诉訴]我)+(?:[说說]|告[诉訴]我)?[，,。：:！!、\\s]*"
+    r"|\b(?:(?:i am|i'm|i’m) in a hurry|keep it (?:short|brief)|(?:please )?briefly"
+    r"|(?:just |only )?(?:in )?(?:one|a single) (?:short )?sentence|in (?:short|brief)(?=\s*[:,]))"
+    r"(?:,? please)?[\s:,.!]*",
+    re.IGNORECASE,
+)
+
 # Traditional -> simplified, for the characters that talk about shoes needs.
 _SIMPLIFIED_PAIRS = (
     "乾干亞亚佔占併并來来係系個个們们偽伪傢家傷伤價价兒儿內内兩两冊册別别則则剛刚創创"
@@ -193,6 +205,22 @@ class Analyzer:
                 yield from _latin_terms(match.group(), weights)
         for concept in self.lexicon.concepts(text):
             yield f"@{concept}", weights.concept
+
+
+def subject_of(text: str) -> str:
+    """A question without the words that only say how short its answer should be."""
+    return _WANTED_SHORT.sub(" ", text).strip()
+
+
+@lru_cache(maxsize=50_000)
+def subject_words(text: str) -> tuple[str, ...]:
+    """What a title or a question names, without the words that only ask: "什么是漆皮？" is 漆皮.
+
+    English words come as stems, so that "What are loafers?" names the same as "Loafer".
+    """
+    subject = _STOP_CJK.sub(" ", normalize(text[:MAX_CHARACTERS]))
+    words = (match.group() for match in _TOKEN.finditer(subject))
+    return tuple(stem(word) for word in words if word not in _STOP_WORDS)
 
 
 def normalize(text: str) -> str:

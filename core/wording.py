@@ -44,7 +44,7 @@ SENTENCES: dict[str, dict[Language, str]] = {
     # A message without words does not tell which language its sender reads.
     "no_words": {
         "zh": "请用一句话问我，比如“帆布鞋怎么洗？” / Ask me in a sentence, please.",
-        "en": "Ask me in a sentence, please, like “How do I wash canvas shoes?” / 请用一句话问我。",
+        "en": "Ask me in a sentence, please, like “How do I clean white shoes?” / 请用一句话问我。",
     },
     "photo_seen": {"zh": "照片里我看到：{tags}。", "en": "In the photo I see: {tags}."},
     "photo_unseen": {
@@ -143,12 +143,14 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "直接把问题发给我就行，也可以发鞋的照片，一次最多 {photos} 张。"
         "群里请 @我，或者回复我的消息。\n\n"
         "觉得回答好不好，点一下下面的 👍 或 👎；点了 👎 可以告诉我该怎么说，我会学着改。\n\n"
-        "/new 换个话题\n/language 选择语言\n/privacy 我会记住什么\n/forget 删除聊天记录",
+        "/new 换个话题\n/language 选择语言\n/settings 要不要问你、告诉你\n/stats 你教我的\n"
+        "/privacy 我会记住什么\n/forget 删除聊天记录",
         "en": "Just send me your question, or photos of shoes, up to {photos} at once. In a group, "
         "mention me or reply to one of my messages.\n\n"
         "Tell me with 👍 or 👎 how an answer was; after 👎 you can say what I should have said, "
         "and I learn from it.\n\n"
         "/new start a new conversation\n/language choose the language\n"
+        "/settings what I may ask and tell you\n/stats what you taught me\n"
         "/privacy what I remember\n/forget delete your chats",
     },
     "new_started": {
@@ -226,6 +228,44 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "现在提问的人有点多，你排在第 {number} 位，马上就到。",
         "en": "There is a bit of a queue. You are number {number}, and I will get to you.",
     },
+    # What was learned from a person.
+    "taught_me": {
+        "zh": "🎓 你教我的，我学会了，谢谢！",
+        "en": "🎓 You taught me something, and I have learned it. Thank you!",
+    },
+    "taught": {"zh": "• “{question}” → {text}", "en": "• “{question}” → {text}"},
+    "taught_more": {"zh": "• 还有 {count} 条", "en": "• and {count} more"},
+    # Two answers to compare, and what a person may switch off.
+    "duel_question": {
+        "zh": "同一个问题，我还有另一种答法。哪个更好？",
+        "en": "I can answer that in two ways. Which one is better?",
+    },
+    "duel_pick": {"zh": "{side} 更好", "en": "{side} is better"},
+    "duel_same": {"zh": "差不多", "en": "About the same"},
+    "duel_thanks": {
+        "zh": "谢谢，我记下了，会从中学习。",
+        "en": "Thank you, noted. I learn from that.",
+    },
+    "duel_of_another": {
+        "zh": "这道题是请提问的人来选的。",
+        "en": "This one is for whoever asked the question.",
+    },
+    "duel_off": {"zh": "以后别问了", "en": "Do not ask again"},
+    "duel_off_done": {
+        "zh": "好，不再请你比较了。想恢复，在设置里打开就行。",
+        "en": "Fine, I will not ask again. The settings turn it back on.",
+    },
+    "command_settings": {"zh": "要不要问你、告诉你", "en": "What I may ask and tell you"},
+    "settings": {
+        "zh": "点一下就能打开或关掉：",
+        "en": "Press one to turn it on or off:",
+    },
+    "settings_private": {
+        "zh": "请在和我的私聊里发 /settings。",
+        "en": "Please send /settings in a private chat with me.",
+    },
+    "wish_duels": {"zh": "请我比较两个回答", "en": "Ask me to compare answers"},
+    "wish_tell": {"zh": "学会了就告诉我", "en": "Tell me what I taught you"},
     # Slack's own.
     "address_left_out": {"zh": "（链接已略去）", "en": "(link left out)"},
     "feedback_noted": {
@@ -410,7 +450,7 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "answered_by": {"zh": "由 {adapter} 回答", "en": "Answered by {adapter}"},
     "examples": {"zh": "可以这样问：", "en": "You could ask:"},
-    "example_1": {"zh": "帆布鞋怎么洗才不发黄？", "en": "How do I wash canvas shoes?"},
+    "example_1": {"zh": "帆布鞋怎么洗才不发黄？", "en": "How do I clean white shoes?"},
     "example_2": {"zh": "脚长 25 厘米穿多大码？", "en": "What size am I with a 25 cm foot?"},
     "example_3": {"zh": "德训鞋是什么鞋？", "en": "What is a German army trainer?"},
 }

@@ -80,6 +80,19 @@ class HeldChatModel(FakeChatModel):
             self.left.set()
 
 
+class FalteringChatModel(FakeChatModel):
+    """Says a word of its answer a second, and never comes to its end."""
+
+    async def stream(
+        self, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        async for piece in super().stream(prompt, adapter, sampling):
+            if piece.finish_reason is None:
+                yield piece
+                await asyncio.sleep(1)
+        await asyncio.Event().wait()
+
+
 @dataclass
 class FakeRetriever:
     """Finds what is filed under the first of its words that the question has; else nothing."""

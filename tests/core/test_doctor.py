@@ -16,7 +16,9 @@ from core import doctor
 from core.doctor import Finding, Health, examine
 from core.settings import load_settings
 from core.store import Store, migrate, revision_of
+from tests.collector import collecting
 from tests.conftest import RedisServer
+from tests.core.lora_folders import write_adapter, write_base
 
 
 @pytest.fixture
@@ -96,6 +98,11 @@ def model_server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(b'{"data": [{"id": "solemate"}]}')
 
+        def do_POST(self) -> None:
+            known = self.headers["Authorization"] == "Bearer loop"
+            self.send_response(404 if known else 401)
+            self.end_headers()
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
@@ -127,6 +134,35 @@ async def test_each_of_several_model_servers_is_named(
     assert advice in there.advice
     assert away.found == "no answer from http://127.0.0.1:9/v1"
     assert away.health is Health.ILL
+
+
+@pytest.mark.parametrize(
+    ("key", "health", "advice"),
+    [("loop", Health.OK, ""), ("another", Health.WARNING, "Check MODEL_ADMIN_KEY")],
+)
+async def test_the_key_that_loads_adapters_is_tried_and_loads_none(
+    tmp_path: Path, model_server: str, key: str, health: Health, advice: str
+) -> None:
+    environment = {
+        "MODEL_API_KEY": "right",
+        "MODEL_ADMIN_KEY": key,
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__MODEL__BASE_URL": model_server,
+    }
+    every = await examine(load_settings(environment=environment))
+    (found,) = [one for one in every if one.part == "model"]
+    assert found.health is health
+    assert advice in found.advice
+
+
+async def test_an_adapter_of_another_base_model_is_named(tmp_path: Path) -> None:
+    theirs = write_adapter(tmp_path / "theirs", write_base(tmp_path / "their-base"))
+    finding = (await findings(tmp_path, MODEL__ADAPTER_PATH=str(theirs.path)))["adapter"]
+    assert finding.health is Health.WARNING
+    assert "cannot be used" in finding.found
+    assert "their-base" in finding.advice
+    assert 'model.adapter = ""' in finding.advice
 
 
 async def test_an_adapter_with_the_models_own_name_is_ill(tmp_path: Path) -> None:
@@ -259,3 +295,30 @@ async def test_redis_is_looked_at_where_it_is_set(
     found = (await findings(tmp_path, REDIS__URL=redis_server.url))["redis"]
     assert found.health is Health.WARNING
     assert "redis.url" in found.advice
+
+
+async def test_a_collector_is_looked_for_where_spans_are_sent(tmp_path: Path) -> None:
+    assert "tracing" not in await findings(tmp_path)
+    with collecting() as collector:
+        found = (await findings(tmp_path, TRACING__ENDPOINT=collector.address))["tracing"]
+        assert (found.health, found.found) == (Health.OK, collector.address)
+        assert collector.spans == []
+    found = (await findings(tmp_path, TRACING__ENDPOINT=collector.address))["tracing"]
+    assert found.health is Health.WARNING
+    assert "correct tracing.endpoint" in found.advice
+
+
+async def test_a_server_that_takes_no_spans_is_named(tmp_path: Path, model_server: str) -> None:
+    found = (await findings(tmp_path, TRACING__ENDPOINT=model_server))["tracing"]
+    assert found.health is Health.WARNING
+    assert "answers 401" in found.found
+    assert "port 4318" in found.advice
+
+
+async def test_tracing_without_its_packages_is_ill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = (await findings(tmp_path, TRACING__ENDPOINT="http://127.0.0.1:9"))["tracing"]
+    assert found.health is Health.ILL
+    assert "extra `tracing`" in found.advice

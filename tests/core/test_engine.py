@@ -264,7 +264,7 @@ async def test_a_quote_too_says_that_the_photo_looked_otherwise(store: Store) ->
     assert CANVAS in reply.text
 
 
-@pytest.mark.parametrize("text", ["", "你好！"])
+@pytest.mark.parametrize("text", ["", "你好！", "这是什么颜色？", "这是什么鞋", "帮我看看这双鞋"])
 async def test_a_photo_without_a_question_is_described_and_asked_about(
     store: Store, text: str
 ) -> None:
@@ -281,6 +281,23 @@ async def test_a_follow_up_remembers_the_photo(store: Store) -> None:
     await expert.say("", photo())
     reply = await expert.say("这双帆布鞋怎么洗？")
     assert reply.tags == (BLUE,)
+
+
+async def test_a_photo_described_just_now_can_be_asked_about_again(store: Store) -> None:
+    expert = desk(store)
+    await expert.say("", photo())
+    reply = await expert.say("是什么颜色的？")
+    assert "蓝色" in reply.text
+    assert not expert.model.asked
+
+
+async def test_what_is_asked_about_an_answer_is_looked_up_although_a_photo_came_before(
+    store: Store,
+) -> None:
+    expert = desk(store, "帆布鞋用 30 度的温水手洗。", "帆布鞋用温水手洗。")
+    await expert.say("帆布鞋怎么洗？", photo())
+    await expert.say("它是什么材质？")
+    assert len(expert.model.asked) == 2
 
 
 async def test_greetings_need_no_model(store: Store) -> None:

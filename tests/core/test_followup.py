@@ -77,7 +77,7 @@ def test_without_earlier_turns_nothing_changes() -> None:
 def test_a_follow_up_is_searched_with_the_last_topic_and_photo() -> None:
     turns = (turn(source="切尔西靴", tags=(BLUE,)),)
     assert resolve("那它防水吗", turns, ()) == Resolved(
-        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,), carried=True
+        "那它防水吗", "切尔西靴 那它防水吗", (BLUE,), topic="切尔西靴"
     )
 
 
@@ -120,7 +120,7 @@ def test_without_a_photo_this_pair_is_the_one_before() -> None:
         "Is this pair waterproof?",
         "Chelsea boots Is this pair waterproof?",
         (BLUE,),
-        carried=True,
+        topic="Chelsea boots",
     )
 
 

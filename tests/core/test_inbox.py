@@ -363,6 +363,41 @@ async def test_a_persons_waiting_messages_are_found_in_every_conversation(inbox:
     assert [one.id for one in await inbox.pending_of("ann")] == ["m1", "m2"]
 
 
+async def test_whoever_answers_a_message_sees_that_it_was_stopped(inbox: Inbox) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    assert await inbox.unwanted([letter.id]) == set()
+    assert await inbox.stop("c1", "m1")
+    assert not await inbox.stop("c1", "m2")
+    assert await inbox.unwanted([letter.id]) == {letter.id}
+    await inbox.done(letter)
+    assert not await inbox.stop("c1", "m1")
+
+
+async def test_calling_a_conversation_off_stops_its_answer_and_deletes_what_waits(
+    inbox: Inbox,
+) -> None:
+    for number, conversation in ((1, "c1"), (2, "c1"), (3, "c2")):
+        await inbox.put(message(number, conversation))
+    letter = await inbox.lease()
+    assert letter is not None
+    assert [one.id for one in await inbox.call_off("c1")] == ["m1"]
+    assert await inbox.unwanted([letter.id]) == {letter.id}
+    assert [one.id for one in await inbox.pending("c1")] == ["m1"]
+    assert [one.id for one in await inbox.pending("c2")] == ["m3"]
+
+
+async def test_whoever_answers_a_message_sees_that_it_was_deleted(
+    inbox: Inbox, store: Store
+) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    await store.delete_conversation("c1")
+    assert await inbox.unwanted([letter.id]) == {letter.id}
+
+
 # Several processes on one PostgreSQL.
 
 

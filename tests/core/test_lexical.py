@@ -12,6 +12,7 @@ import pytest
 from core.lexical import Bm25, LexicalIndex
 
 WORDS = [f"w{number}" for number in range(60)]
+QUESTION = {"a": 1.0, "b": 0.5, "unknown": 2.0}
 
 
 def texts(count: int, seed: int = 1) -> list[list[str]]:
@@ -33,6 +34,15 @@ def test_scores_are_those_of_bm25s() -> None:
         expected = oracle.get_scores(words)
         found = index.scores(dict.fromkeys(words, 1.0)).scores
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_covered_is_the_worth_of_the_words_that_occur_however_often() -> None:
+    index = LexicalIndex.empty().with_passages([{"a": 9.0, "b": 1.0}, {"a": 1.0}, {"c": 1.0}])
+    worth = {word: weight * index.scores({word: 1.0}).ideal for word, weight in QUESTION.items()}
+    match = index.scores(QUESTION)
+    assert match.ideal == pytest.approx(sum(worth.values()))
+    expected = [worth["a"] + worth["b"], worth["a"], 0.0]
+    np.testing.assert_allclose(match.covered, expected, rtol=1e-5)
 
 
 def test_an_index_that_grew_and_shrank_equals_one_made_at_once() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,10 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
     before = (root.handlers[:], root.level)
     levels = {name: logging.getLogger(name).level for name in CHATTY}
     path = tmp_path / "logs" / "solemate.log"
+    logging.captureWarnings(False)
     configure_logs("info", path)
     yield path
+    logging.captureWarnings(False)
     for handler in root.handlers:
         handler.close()
     root.handlers[:], level = before
@@ -101,6 +104,17 @@ def test_libraries_that_log_addresses_only_warn(log_file: Path, name: str) -> No
     logging.getLogger(f"{name}.client").info("GET https://api/bot123/getMe")
     logging.getLogger(name).warning("slow")
     assert [line["event"] for line in lines(log_file)] == ["slow"]
+
+
+def test_a_library_s_warning_goes_to_the_log_and_not_to_the_terminal(
+    log_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warnings.filterwarnings("always", "A bomb")
+    warnings.warn("A bomb of a photo.", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == ""
+    (line,) = lines(log_file)
+    assert line["level"] == "warning"
+    assert "A bomb of a photo." in str(line["event"])
 
 
 def test_the_level_is_obeyed(log_file: Path) -> None:

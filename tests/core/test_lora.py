@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import shutil
 import struct
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +77,30 @@ def with_an_endless_header(folder: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(header + b"{" * 64)
 
 
+def with_a_config_that_is_a_link(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere.json"
+    (folder / "adapter_config.json").rename(elsewhere)
+    (folder / "adapter_config.json").symlink_to(elsewhere)
+
+
+def of_a_gigabyte(folder: Path) -> None:
+    """A header that says so, in a file that is so large, without a byte of it on the disk."""
+    with (folder / "adapter_model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", (1 << 30) - 8) + b"{")
+        file.truncate(1 << 30)
+
+
+def packed_to_lie_elsewhere(folder: Path) -> None:
+    """What unpacks itself above its folder, where somebody unpacks it."""
+    with zipfile.ZipFile(folder / "adapter_model.safetensors", "w") as packed:
+        packed.writestr("../escaped", b"code")
+
+
+def named_to_lie_elsewhere(folder: Path) -> None:
+    strange = {f"../../{name}": one for name, one in weights().items()}
+    save_file(strange, folder / "adapter_model.safetensors")
+
+
 def without_numbers(folder: Path) -> None:
     odd = {name: one + np.float32("nan") for name, one in weights().items()}
     save_file(odd, folder / "adapter_model.safetensors")
@@ -113,6 +139,10 @@ def without_a_leg(folder: Path) -> None:
         (of_another_base, "whose weights differ"),
         (linked, "is a link"),
         (with_an_endless_header, "cannot be read as safetensors"),
+        (with_a_config_that_is_a_link, "is a link"),
+        (of_a_gigabyte, "is larger than"),
+        (packed_to_lie_elsewhere, "cannot be read as safetensors"),
+        (named_to_lie_elsewhere, "lacks the weights"),
         (without_numbers, "no numbers"),
         (without_end, "no numbers"),
         (of_whole_numbers, "no numbers"),
@@ -130,6 +160,14 @@ def test_a_bad_adapter_is_rejected_with_the_reason(
     damage(adapter.path)
     with pytest.raises(AdapterRejected, match=words):
         check_adapter(adapter)
+    assert list(adapter.path.parent.rglob("escaped")) == []
+
+
+def test_keys_that_ask_for_code_are_not_followed(adapter: Adapter) -> None:
+    asks = {"auto_mapping": {"parent_library": "os"}, "auto_map": {"AutoModel": "evil.Model"}}
+    edit_config(folder_of(adapter), **asks, trust_remote_code=True)
+    config = check_adapter(adapter)
+    assert not set(config.model_dump()) & {*asks, "trust_remote_code"}
 
 
 @pytest.mark.parametrize("named", ["copy", None, "/home/someone/who/trained/it"])
@@ -203,6 +241,40 @@ def test_a_pickle_is_refused_by_any_name_and_never_run(adapter: Adapter, tmp_pat
         with pytest.raises(AdapterRejected):
             check_adapter(replace(adapter, path=copy))
     assert not canary.exists()
+
+
+def test_code_beside_an_adapter_is_not_run(
+    adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary, folder = tmp_path / "was-run", folder_of(adapter)
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Model: ...")
+    edit_config(folder, auto_map={"AutoModel": "evil.Model"}, trust_remote_code=True)
+    check_adapter(adapter)
+    assert not canary.exists()
+    # The control: what a library does that is told to trust the folder.
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    dynamic_module_utils.get_class_from_dynamic_module("evil.Model", str(folder))
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("damage", [linked, for_a_strange_layer, without_numbers])
+def test_the_control_whoever_only_opens_the_weights_takes_them(
+    adapter: Adapter, damage: Callable[[Path], object]
+) -> None:
+    damage(folder_of(adapter))
+    assert len(load_file(folder_of(adapter) / WEIGHTS)) == len(weights())
+
+
+def test_the_control_whoever_unpacks_by_the_names_writes_elsewhere(adapter: Adapter) -> None:
+    folder = folder_of(adapter)
+    packed_to_lie_elsewhere(folder)
+    with zipfile.ZipFile(folder / WEIGHTS) as packed:
+        for name in packed.namelist():
+            (folder / name).write_bytes(packed.read(name))
+    assert [found.parent for found in folder.parent.rglob("escaped")] == [folder.parent]
 
 
 def test_copies_of_a_model_have_one_digest(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import sqlalchemy as sa
 
+from core.audit import audit_of, verify
 from core.inbox import Inbox, Post
 from core.messages import (
     ChatMessage,
@@ -19,7 +21,7 @@ from core.messages import (
     Turn,
     UserMessage,
 )
-from core.privacy import Pseudonyms, erase, erased_at, export
+from core.privacy import Pseudonyms, audit_subject, erase, erased_at, export
 from core.store import Store
 from core.tables import adapters, metadata, pairs, run_pairs, runs, tombstones
 
@@ -121,6 +123,58 @@ async def test_nothing_of_a_person_is_left_but_the_tombstone(store: Store, inbox
     assert "telegram:1:7" not in left
     assert (erased.turns, erased.ratings, erased.photos, erased.pairs) == (1, 1, 1, 1)
     assert await erased_at(store, ANN) == 100.0
+    (noted,) = await audit_of(store, audit_subject(ANN))
+    assert (noted.who, noted.after, noted.detail["turns"]) == ("the person", "erased", 1)
+    assert (await verify(store)).whole
+
+
+async def test_an_export_of_five_hundred_events_misses_none(store: Store, inbox: Inbox) -> None:
+    dice = random.Random(7)
+    for number in range(250):
+        person = dice.choice([ANN, ANN, BEN])
+        text = f"word {number}" if person == ANN else SECRET
+        where = dice.choice([f"c{number}", f"group-{number % 7}"])
+        await store.add_turn(turn(f"r{number}", person, where, text, 1.0 + number), [b"jpeg"])
+        rater = dice.choice([ANN, BEN])
+        said = f"word {number}" if rater == ANN else SECRET
+        await store.add_feedback(Feedback(f"r{number}", rater, Rating.DOWN, correction=said))
+        await add_pair(store, f"p{number}", rater, f"r{number}", SECRET)
+    found = await export(store, ANN)
+    assert SECRET not in json.dumps(found)
+    for table, exported in (
+        ("turns", found["turns"]),
+        ("feedback_events", found["ratings"]),
+        ("pairs", found["pairs"]),
+    ):
+        counted = sa.text(f"select count(*) from {table} where user_id = :who")
+        number = await store.run(lambda connection, query=counted: _one(connection, query))
+        assert len(exported) == number > 80
+    joined = "photos join turns using (conversation_id, message_id)"
+    query = sa.text(f"select count(*) from {joined} where user_id = :who")
+    shown = sum(len(one["photos"]) for one in found["turns"])
+    assert shown == await store.run(lambda connection: _one(connection, query))
+
+
+def _one(connection: sa.Connection, query: sa.TextClause) -> int:
+    return int(connection.execute(query, {"who": ANN}).scalar_one())
+
+
+async def test_a_month_later_photos_and_words_are_gone_and_tombstones_stay(store: Store) -> None:
+    day = 86400.0
+    await store.add_turn(turn("r1", ANN, "a", SECRET, 10.0), [b"jpeg"])
+    await store.add_feedback(Feedback("r1", ANN, Rating.DOWN, correction=SECRET), now=10.0)
+    await store.add_turn(turn("r2", BEN, "b", SECRET, 10.0), [b"jpeg"])
+    await erase(store, BEN, now=20.0)
+    # A keep_days of thirty, a day too early and a day after it.
+    await store.forget_older_than(29 * day - 30 * day)
+    assert SECRET in await everything(store)
+    await store.forget_older_than(31 * day - 30 * day)
+    assert SECRET not in await everything(store)
+    counted = "select count(*) from photos"
+    assert await store.run(lambda connection: connection.execute(sa.text(counted)).scalar()) == 0
+    assert await erased_at(store, BEN) == 20.0
+    await store.add_turn(turn("r3", BEN, "b", SECRET, 15.0))
+    assert SECRET not in await everything(store)
 
 
 async def test_others_keep_what_they_said_without_the_persons_words(store: Store) -> None:

@@ -69,6 +69,25 @@ async def test_a_clear_question_is_answered_by_its_passage(analyzer: Analyzer) -
     assert 0 < found.passages[0].score <= 1
 
 
+@pytest.mark.parametrize(
+    ("topic", "relevance", "found"),
+    [
+        ("麂皮", Relevance.ANSWER, ["suede"]),
+        ("什么是麂皮？", Relevance.ANSWER, ["suede"]),
+        ("蓝色", Relevance.CLARIFY, ["clogs", "laces", "suede"]),
+        ("", Relevance.CLARIFY, ["clogs", "laces", "suede"]),
+    ],
+)
+async def test_a_follow_up_that_is_not_surely_about_another_topic_is_about_the_last(
+    analyzer: Analyzer, topic: str, relevance: Relevance, found: list[str]
+) -> None:
+    never_sure = replace(DEFAULT, answer_from=2.0, clarify_from=0.0)
+    index = Index.of(Recipe(analyzer, None, "cpu"), ALL)
+    searched = Retriever(Snapshot(index, never_sure), OPTIONS)
+    got = await searched.search(Query("软毛刷还是温水？手洗", topic=topic))
+    assert (got.relevance, sorted(one.id for one in got.passages)) == (relevance, found)
+
+
 @pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])
 async def test_what_has_nothing_to_do_with_shoes_is_refused(analyzer: Analyzer, text: str) -> None:
     found = await retriever(analyzer).search(Query(text))
@@ -84,6 +103,44 @@ async def test_the_twin_in_the_language_of_the_question_is_given_alone(
     assert ranking.hits[0].chunk.id == best
     entries = [hit.chunk.entry for hit in ranking.hits]
     assert len(entries) == len(set(entries))
+
+
+@pytest.mark.parametrize(
+    ("text", "best", "named"),
+    [
+        ("漆皮是什么？", "patent", True),
+        ("漆皮怕热吗", "patent-care", False),
+        ("What is a welt?", "welt", True),
+        ("Tell me about welts", "welt", True),
+        ("How are welted shoes resoled?", "resoling", False),
+    ],
+)
+async def test_what_a_question_names_by_its_whole_title_comes_first(
+    text: str, best: str, named: bool
+) -> None:
+    chunks = [
+        chunk("patent", "漆皮", "一种表面很亮的皮革，做工复杂，常见于礼服鞋，怕刮也怕冷。"),
+        chunk("patent-care", "漆皮护理", "漆皮护理用软布，漆皮怕高温，漆皮别打油。"),
+        chunk("welt", "Welt", "A strip of leather that runs around the edge of an upper.", "en"),
+        chunk("resoling", "Resoling welted shoes", "Welted shoes: the welt holds, welt on.", "en"),
+    ]
+    search = retriever(Analyzer(), chunks)
+    ranking = await search.rank(Query(text))
+    assert ranking.hits[0].chunk.id == best
+    assert [hit.chunk.id for hit in ranking.hits if hit.named] == ([best] if named else [])
+
+
+async def test_who_asks_for_a_thing_by_its_name_is_given_its_passage_alone() -> None:
+    chunks = [
+        chunk("patent", "漆皮", "一种表面很亮的皮革。漆皮怕热。"),
+        chunk("care", "漆皮护理", "漆皮怕热，漆皮用软布擦。"),
+        chunk("suede", "麂皮", "麂皮要用软毛刷顺着一个方向刷。"),
+    ]
+    sure = replace(DEFAULT, answer_from=0.0, clarify_from=0.0)
+    index = Index.of(Recipe(Analyzer(), None, "cpu"), chunks)
+    search = Retriever(Snapshot(index, sure), OPTIONS)
+    assert [one.id for one in (await search.search(Query("漆皮是什么"))).passages] == ["patent"]
+    assert len((await search.search(Query("漆皮怕热吗"))).passages) == 2
 
 
 async def test_an_english_question_falls_back_to_the_chinese_passage(analyzer: Analyzer) -> None:
@@ -108,6 +165,16 @@ async def test_a_tag_helps_as_much_as_it_is_sure(analyzer: Analyzer) -> None:
     assert 0 < await score(0.2) < await score(0.9)
     ranking = await search.rank(Query("麂皮", (ImageTag("蓝色", "blue", "颜色", 0.5),)))
     assert ranking.hits[0].chunk.id == "suede"
+
+
+async def test_a_colour_seen_counts_less_than_a_kind_of_shoe(analyzer: Analyzer) -> None:
+    search = retriever(analyzer)
+
+    async def coverage(group: str) -> float:
+        hits = (await search.rank(Query("麂皮", (ImageTag("蓝色", "blue", group, 0.9),)))).hits
+        return {hit.chunk.id: hit.signals.coverage for hit in hits}["blue"]
+
+    assert 0 < await coverage("colour") < await coverage("type")
 
 
 @pytest.mark.parametrize("fusion", ["weighted", "rrf"])
@@ -141,6 +208,18 @@ async def test_a_reranker_has_the_last_word(analyzer: Analyzer) -> None:
 
     ranking = await retriever(analyzer, reranker=LikesSuede()).rank(Query("鞋带 麂皮 刷"))
     assert ranking.hits[0].chunk.id == "suede"
+
+
+async def test_a_reranker_sees_what_is_not_listed_without_it(analyzer: Analyzer) -> None:
+    class LikesTheLongest:
+        def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([len(text) / 1000 for text in texts], np.float32)
+
+    laces = [chunk(f"laces-{n}", f"第 {n} 双", "鞋带" + "很长" * n) for n in range(40)]
+    listed = await retriever(analyzer, laces).rank(Query("鞋带"))
+    assert "laces-39" not in [hit.chunk.id for hit in listed.hits]
+    ranking = await retriever(analyzer, laces, reranker=LikesTheLongest()).rank(Query("鞋带"))
+    assert ranking.hits[0].chunk.id == "laces-39"
 
 
 async def test_a_minimum_refuses_more_than_the_calibration(analyzer: Analyzer) -> None:

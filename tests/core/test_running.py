@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,11 +44,38 @@ def _stop(script: str, *signals: signal.Signals) -> tuple[bytes, int]:
         return process.stdout.read(), process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+WITH_A_CHILD = f"""
+import subprocess
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+print(child.pid, flush=True)
+{SCRIPT}
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_things_are_closed_ends_them_at_once_and_what_was_started(
+    first: signal.Signals,
+) -> None:
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", WITH_A_CHILD]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        for number, said in ((first, b"open\n"), (signal.SIGINT, b"closing\n")):
+            assert process.stdout.readline() == said
+            process.send_signal(number)
+        assert process.wait(60) == 128 + signal.SIGINT
+        assert process.communicate() == (b"", b"")
+    status = Path(f"/proc/{child}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text("utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_stop_lets_everything_be_closed(number: signal.Signals) -> None:
     # Whoever runs the tests under nohup hands an ignored SIGHUP down.
-    heeding = f"import signal\nsignal.signal({number:d}, signal.SIG_DFL)\n{SCRIPT}"
-    assert _stop(heeding, number, number) == (b"closed\n", 128 + number)
+    usual = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
+    heeding = f"import signal\nsignal.signal({number:d}, signal.{usual})\n{SCRIPT}"
+    assert _stop(heeding, number, signal.SIGTERM) == (b"closed\n", 128 + number)
 
 
 def test_what_nohup_ignores_is_ignored() -> None:

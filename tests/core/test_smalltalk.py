@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.smalltalk import has_words, small_talk
+from core.smalltalk import asks_what_is_seen, has_words, small_talk
 
 DATA = Path(__file__).parent.parent.parent / "data"
 
@@ -41,6 +41,55 @@ def test_no_question_is_small_talk(file: str) -> None:
     lines = (DATA / file).read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line)["question"] for line in lines]
     assert [question for question in questions if small_talk(question)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这是什么颜色？",
+        "请问这双鞋是什么颜色的呀",
+        "这是什么牌子的鞋",
+        "帮我看看这双鞋",
+        "这双是黑色的吗？",
+        "是黑色还是棕色的",
+        "照片里有什么",
+        "What colour is this shoe?",
+        "what's this",
+        "Which model is this?",
+        "Can you tell me what shoes these are?",
+        "Are these black or brown?",
+        "Describe this photo.",
+    ],
+)
+def test_what_only_the_photo_answers_is_known(text: str) -> None:
+    assert asks_what_is_seen(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这双鞋怎么保养",
+        "这是什么颜色，怎么洗？",
+        "这双鞋配什么颜色的裤子",
+        "一字拖是什么",
+        "这是真皮吗",
+        "What colour goes with these?",
+        "What size is this?",
+        "How do I wash these?",
+    ],
+)
+def test_a_question_that_knowledge_answers_is_no_question_about_the_photo(text: str) -> None:
+    assert not asks_what_is_seen(text)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["questions.jsonl", "eval/retrieval.jsonl", "eval/unanswerable.jsonl", "eval/golden.jsonl"],
+)
+def test_no_shipped_question_asks_for_the_photo_alone(file: str) -> None:
+    lines = (DATA / file).read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    assert [question for question in questions if asks_what_is_seen(question)] == []
 
 
 @pytest.mark.parametrize("text", ["", "？！", "👟👟", "\u202e\u200b", "\x00"])

@@ -105,10 +105,12 @@ async def pragma(store: Store, text: str) -> object:
 # What a SQLite file promises.
 
 
-async def test_sqlite_is_set_up_to_lose_nothing(sqlite_url: str) -> None:
+async def test_sqlite_is_set_up_to_lose_nothing_and_to_wipe_what_is_deleted(
+    sqlite_url: str,
+) -> None:
     async with Store(sqlite_url) as store:
-        names = ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
-        assert [await pragma(store, name) for name in names] == ["wal", 2, 5000, 1]
+        names = ("journal_mode", "synchronous", "busy_timeout", "foreign_keys", "secure_delete")
+        assert [await pragma(store, name) for name in names] == ["wal", 2, 5000, 1, 1]
 
 
 async def test_a_second_process_is_refused_with_one_sentence(sqlite_url: str) -> None:
@@ -126,7 +128,14 @@ async def test_a_closed_store_can_be_opened_again(sqlite_url: str) -> None:
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match=r"cannot be opened: .*\. Put a backup in its place"):
+        async with Store(f"sqlite:///{tmp_path / 'store.db'}"):
+            pass
+
+
+async def test_a_database_that_the_disk_withholds_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "store.db").mkdir()
+    with pytest.raises(StoreError, match=r"cannot be opened: .*\. Make room on its disk"):
         async with Store(f"sqlite:///{tmp_path / 'store.db'}"):
             pass
 
@@ -327,6 +336,23 @@ async def test_pressing_twice_is_pressing_once(store: Store) -> None:
     assert await count(store, feedback_events) == 1
 
 
+async def test_a_thumb_pressed_after_its_emoji_stays_when_the_emoji_goes(store: Store) -> None:
+    await store.add_turn(make_turn())
+    await store.add_feedback(Feedback("r1", "ann", Rating.UP, by_reaction=True))
+    await store.add_feedback(Feedback("r1", "ann", Rating.UP))
+    assert await store.withdraw("r1", "ann", Rating.UP)
+    assert await store.verdict("r1", "ann") == Feedback("r1", "ann", Rating.UP)
+
+
+async def test_an_emoji_taken_off_is_forgotten_under_a_later_thumb_too(store: Store) -> None:
+    await store.add_turn(make_turn())
+    for rating in Rating:
+        await store.add_feedback(Feedback("r1", "ann", rating, by_reaction=True))
+    for rating in Rating:
+        assert await store.withdraw("r1", "ann", rating)
+    assert await store.verdict("r1", "ann") is None
+
+
 async def test_a_thumb_pressed_again_keeps_the_correction(store: Store) -> None:
     await store.add_turn(make_turn())
     full = Feedback("r1", "ann", Rating.DOWN, Reason.TONE, "rude", "Use a soft brush.")
@@ -335,15 +361,51 @@ async def test_a_thumb_pressed_again_keeps_the_correction(store: Store) -> None:
     assert await store.verdict("r1", "ann") == full
 
 
-async def test_vote_churn_ends_with_each_persons_last_vote(store: Store) -> None:
-    await store.add_turn(make_turn())
-    choose = random.Random(7)
-    last = {}
-    for _ in range(100):
-        vote = Feedback("r1", f"u{choose.randrange(5)}", choose.choice(list(Rating)))
-        await store.add_feedback(vote)
-        last[vote.user_id] = vote
-    assert {user: await store.verdict("r1", user) for user in last} == last
+@pytest.mark.parametrize("sequences", [20, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.timeout(1200)
+async def test_vote_churn_ends_with_each_persons_last_vote(store: Store, sequences: int) -> None:
+    """Thumbs up and down, corrected, taken back, before there is a reply, and after it is gone."""
+    dice = random.Random(7)
+    for number in range(sequences):
+        reply, last = f"r{number}", dict[str, list[Feedback]]()
+        early = Feedback(reply, "u0", Rating.UP)
+        with pytest.raises(NotFound):
+            await store.add_feedback(early)
+        await store.add_turn(make_turn(reply, conversation=f"c{number}"))
+        for _ in range(dice.randrange(1, 9)):
+            await _vote(store, dice, reply, last)
+        found = {user: await store.verdict(reply, user) for user in last}
+        assert found == {user: votes[-1] if votes else None for user, votes in last.items()}
+        if number % 10 == 0:
+            await store.delete_conversation(f"c{number}")
+            with pytest.raises(NotFound):
+                await store.add_feedback(early)
+            assert await store.verdict(reply, "u0") is None
+
+
+async def _vote(
+    store: Store, dice: random.Random, reply: str, last: dict[str, list[Feedback]]
+) -> None:
+    """One press, of two tabs of a person perhaps; `last` is told what has to count after it."""
+    user, rating = f"u{dice.randrange(3)}", dice.choice(list(Rating))
+    votes = last.setdefault(user, [])
+    match dice.choice(["press", "press", "emoji", "correct", "twice", "withdraw"]):
+        case "withdraw":
+            left = [vote for vote in votes if not (vote.by_reaction and vote.rating is rating)]
+            assert await store.withdraw(reply, user, rating) is (left != votes)
+            votes[:] = left
+            return
+        case "emoji":
+            vote = Feedback(reply, user, rating, by_reaction=True)
+        case "correct":
+            vote = Feedback(reply, user, Rating.DOWN, Reason.TONE, "rude", f"No. {dice.random()}")
+        case _:
+            vote = Feedback(reply, user, rating)
+    await asyncio.gather(*(store.add_feedback(vote) for _ in range(dice.randrange(1, 3))))
+    last = votes[-1] if votes else None
+    pressed_too = last is not None and last.by_reaction and not vote.by_reaction
+    if last is None or last.rating != vote.rating or vote.correction or pressed_too:
+        votes.append(vote)
 
 
 async def test_deleting_a_conversation_takes_everything_along(store: Store) -> None:
@@ -446,7 +508,7 @@ async def test_a_connection_lost_in_the_middle_acknowledges_nothing_and_heals(
 
 
 async def test_an_absent_server_is_a_store_error() -> None:
-    with pytest.raises(StoreError, match="cannot be opened") as caught:
+    with pytest.raises(StoreError, match=r"cannot be opened: [\s\S]*Start its server") as caught:
         async with Store("postgresql+psycopg://me:sesame@127.0.0.1:1/none"):
             pass
     assert "sesame" not in str(caught.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from core.terms import Analyzer, load_lexicon, normalize
+from core.terms import Analyzer, load_lexicon, normalize, subject_of
 
 
 def synonyms(tmp_path: Path, text: str) -> Analyzer:
@@ -41,6 +41,23 @@ def test_full_width_upper_case_and_traditional_characters_are_one_spelling() -> 
 
 def test_question_words_do_not_count() -> None:
     assert Analyzer().question("请问是什么呢？ what is it?") == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "about"),
+    [
+        ("一句话告诉我，鞋带怎么洗？", "鞋带怎么洗？"),
+        ("赶时间，简短点，鞋带怎么洗？", "鞋带怎么洗？"),
+        ("鞋带怎么洗？长话短说", "鞋带怎么洗？"),
+        ("In short: how do I wash laces?", "how do I wash laces?"),
+        ("I am in a hurry, briefly: how do I wash laces?", "how do I wash laces?"),
+        ("鞋带要短一点吗", "鞋带要短一点吗"),
+        ("简单的白鞋怎么配", "简单的白鞋怎么配"),
+        ("Are kids' sizes in short supply?", "Are kids' sizes in short supply?"),
+    ],
+)
+def test_how_short_an_answer_is_wanted_is_not_what_it_is_about(asked: str, about: str) -> None:
+    assert subject_of(asked) == about
 
 
 def test_a_title_counts_more_than_the_text() -> None:

@@ -17,6 +17,9 @@ from core.errors import (
 )
 from core.language import language_of
 from core.messages import ImageTag, Language
+from core.opening import open_retriever
+from core.retrieval import Query, Relevance
+from core.settings import load_settings
 from core.smalltalk import _KINDS
 from core.wording import SENTENCES, apology, ask_back, describe_photo, photo_differs, say
 
@@ -150,3 +153,15 @@ def test_every_code_that_an_error_names_has_a_sentence(package: str) -> None:
     named = {code for file in files for code in CODE.findall(file.read_text("utf-8"))}
     assert named
     assert named <= set(SENTENCES)
+
+
+async def test_every_example_has_an_answer_in_its_own_language(tmp_path: Path) -> None:
+    settings = load_settings(environment={"SOLEMATE__DATABASE__FOLDER": str(tmp_path)})
+    _, retriever = await open_retriever(settings)
+    examples = [key for key in SENTENCES if key.startswith("example_")]
+    assert len(examples) == 4
+    for key in examples:
+        for language, text in SENTENCES[key].items():
+            found = await retriever.search(Query(text))
+            assert found.relevance is Relevance.ANSWER, text
+            assert found.passages[0].lang == language, text
