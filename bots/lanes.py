@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +19,7 @@ from bots.bot import Bot, Prepare, Question
 from bots.headstart import HeadStart
 from bots.metrics import Metrics
 from bots.way import Way
+from bots.windows import Windows
 from core.engine import Engine
 from core.errors import Busy, ImageRejected, MessageRejected, RedisUnavailable, SolemateError
 from core.inbox import Inbox, Letter, Receipt
@@ -37,6 +38,8 @@ DRAIN_SECONDS = 25.0
 POLL_SECONDS = 2.0
 # So long nobody waits for a lane, unless more comes than can be answered.
 BACKLOG_SECONDS = 10.0
+# So soon it is noticed that another replica has stopped an answer, or deleted its conversation.
+HEED_SECONDS = 0.5
 # What is held until a moment may be leased just after it.
 HOLD_ENDS_SECONDS = 0.01
 
@@ -54,7 +57,7 @@ class Limits:
     """Counts what each person sends, in moving windows: in Redis, or here where it is away."""
 
     def __init__(self, allowance: Allowance, link: RedisLink | None = None) -> None:
-        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._own = Windows()
         self._link = link
         self._shared = None if link is None else MovingWindowRateLimiter(_storage(link))
         self._minute = RateLimitItemPerMinute(allowance.messages_per_minute)
@@ -81,7 +84,7 @@ class Limits:
             with suppress(RedisUnavailable):
                 async with self._link.asking():
                     return await _hit(self._shared, item, key, cost)
-        return await _hit(self._own, item, key, cost)
+        return self._own.hit(item, key, cost)
 
 
 async def _hit(
@@ -131,6 +134,7 @@ class Lanes:
         self._slots = asyncio.Semaphore(width)
         self._woken = asyncio.Event()
         self._stops: dict[tuple[str, str], asyncio.Event] = {}
+        self._letters: dict[int, asyncio.Event] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._taking: set[asyncio.Task[Receipt]] = set()
         self._answering: set[asyncio.Task[None]] = set()
@@ -141,6 +145,7 @@ class Lanes:
         try:
             async with asyncio.TaskGroup() as tasks:
                 dispatcher = tasks.create_task(self._dispatch(tasks))
+                heeding = tasks.create_task(self._heed())
                 self._tasks = tasks
                 try:
                     yield
@@ -148,6 +153,7 @@ class Lanes:
                     self._tasks = None
                     dispatcher.cancel()
                     await self._drain()
+                    heeding.cancel()
         except BaseExceptionGroup as group:
             # The block's own error is what its caller waits for, not a group of one.
             if len(group.exceptions) > 1:
@@ -186,12 +192,13 @@ class Lanes:
         waiting, seconds = await self._inbox.backlog()
         return waiting if seconds > BACKLOG_SECONDS else 0
 
-    def stop(self, conversation_id: str, message_id: str) -> bool:
-        """End an answer under way where it is; false when it is not under way here."""
+    async def stop(self, conversation_id: str, message_id: str) -> bool:
+        """End an answer under way where it is, on whatever replica; false when it is over."""
         event = self._stops.get((conversation_id, message_id))
-        if event is not None:
-            event.set()
-        return event is not None
+        if event is None:
+            return await self._inbox.stop(conversation_id, message_id)
+        event.set()
+        return True
 
     @asynccontextmanager
     async def slot(self, user_id: str, *, photos: int) -> AsyncIterator[None]:
@@ -281,6 +288,16 @@ class Lanes:
         self._woken.set()
         return None
 
+    async def _heed(self) -> None:
+        """End the answers that were stopped, or their messages deleted, on another replica."""
+        while True:
+            await asyncio.sleep(HEED_SECONDS)
+            under_way = dict(self._letters)
+            # A store that is away for a moment is asked again.
+            with suppress(SolemateError):
+                for letter in await self._inbox.unwanted(under_way) if under_way else ():
+                    under_way[letter].set()
+
     async def _until_woken(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
@@ -290,7 +307,8 @@ class Lanes:
         """Answer one letter; what fails is tried again, and put aside after three times."""
         message = letter.message
         key = _key(message)
-        stop = self._stops[key] = ahead.stop if ahead else asyncio.Event()
+        stop = ahead.stop if ahead else asyncio.Event()
+        self._stops[key] = self._letters[letter.id] = stop
         bot = self._bots.get(message.platform, _SwitchedOff())
         way = ahead.way if ahead else Way(self._tracing, message, letter.received_at)
         way.left_inbox()
@@ -313,7 +331,7 @@ class Lanes:
             log.exception("answer_failed", message=message.id, attempt=letter.attempts)
             await self._put_aside(letter, bot, exc)
         finally:
-            del self._stops[key]
+            del self._stops[key], self._letters[letter.id]
             self._woken.set()
             if ahead is not None:
                 await ahead.end()

@@ -79,6 +79,17 @@ class Metrics:
         self._verdicts = self._gauge(
             "verdicts", "People's last thumbs of the last day.", "adapter", "rating"
         )
+        self._duels = self._gauge(
+            "duels",
+            "Duels of the last day, by whether the person has picked.",
+            "state",
+        )
+        self._duel_results = self._gauge(
+            "duel_results",
+            "How the last day's duels between two adapters ended for each.",
+            "adapter",
+            "result",
+        )
         self._pairs = self._gauge("pairs", "Preference pairs by state.", "state")
         self._runs = self._gauge("runs", "Training runs by state.", "state")
         self._share = self._gauge(
@@ -136,6 +147,8 @@ class Metrics:
         self._dead.set(gauges.dead)
         self._people.set(gauges.people)
         _show(self._verdicts, gauges.verdicts.items())
+        _show(self._duels, (((state,), count) for state, count in gauges.duels.items()))
+        _show(self._duel_results, gauges.duel_results.items())
         _show(self._pairs, (((state,), count) for state, count in gauges.pairs.items()))
         _show(self._runs, (((state,), count) for state, count in gauges.runs.items()))
 

@@ -1,17 +1,19 @@
-"""The blocks under answers, and the form that asks what was wrong."""
+"""The blocks under answers and duels, and the form that asks what was wrong."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bots.buttons import THUMBS, Thumb, Why, reasons_for, to_data
-from core.messages import Language, Rating, Reason, Reply
+from bots.buttons import THUMBS, Pick, Thumb, Why, reasons_for, to_data
+from core.messages import Language, Rating, Reason, Reply, Side
 from core.wording import say
 
 Block = dict[str, Any]
 
 THUMBS_ACTION = "thumbs"
 WHY_ACTION = "why"
+DUEL_ACTION = "duel"
+DUEL_OFF_ACTION = "duel_off"
 REASON_VIEW = "reason"
 _REASON, _CORRECTION = "reason", "correction"
 # Slack's own limit for what is typed into a form.
@@ -57,6 +59,21 @@ def ask_why(reply_id: str, language: Language) -> list[Block]:
     words = say("feedback_thanks", language)
     button = _button(WHY_ACTION, say("why_down", language), to_data(Why(None, reply_id)))
     return [section(words), {"type": "actions", "elements": [button]}]
+
+
+def duel_buttons(duel_id: str, language: Language) -> list[Block]:
+    """A, B or neither; and whoever does not want to be asked again says so here."""
+    picks = [
+        (Side.A, say("duel_pick", language, side="A")),
+        (Side.B, say("duel_pick", language, side="B")),
+        (Side.SAME, say("duel_same", language)),
+    ]
+    elements = [
+        _button(f"{DUEL_ACTION}_{side}", words, to_data(Pick(side, duel_id)))
+        for side, words in picks
+    ]
+    off = _button(DUEL_OFF_ACTION, say("duel_off", language), DUEL_OFF_ACTION)
+    return [{"type": "actions", "elements": [*elements, off]}]
 
 
 def reason_form(reply: Reply, language: Language) -> Block:

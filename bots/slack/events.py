@@ -11,11 +11,13 @@ from weakref import WeakValueDictionary
 import structlog
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bots.buttons import from_data
+from bots.buttons import Pick, Thumb, Why, from_data
 from bots.lanes import Lanes
+from bots.slack.blocks import DUEL_OFF_ACTION
+from bots.slack.duels import Comparisons
 from bots.slack.feedback import Press, Verdicts
 from bots.slack.files import has_files, photos_in
-from bots.slack.home import FORGET_ACTION, LANGUAGE_ACTION, Home
+from bots.slack.home import FORGET_ACTION, LANGUAGE_ACTION, WISHES_ACTION, Home
 from bots.slack.people import Guests, Me, People, Person
 from bots.slack.place import Place
 from bots.slack.show import Answers
@@ -56,6 +58,7 @@ class Events:
     answers: Answers
     talk: Talk
     verdicts: Verdicts
+    comparisons: Comparisons
     home: Home
     guests: Guests
     people: People
@@ -73,7 +76,7 @@ class Events:
         match event["type"]:
             case "message" | "app_mention":
                 await self._on_message(event, team, person)
-            case "reaction_added":
+            case "reaction_added" | "reaction_removed":
                 channel = str((event.get("item") or {}).get("channel"))
                 if self.guests.welcome(user, _team_of(event, team), channel):
                     taking = self.verdicts.on_reaction(team, person, event)
@@ -92,7 +95,7 @@ class Events:
         if not self.guests.welcome(person.user, str(user.get("team_id") or team), channel):
             return
         key = f"action-{person.user}-{action.get('action_id')}-{action.get('action_ts')}"
-        press = Press(person, channel, str(body.get("trigger_id")))
+        press = Press(person, channel, str(body.get("trigger_id")), _post_in(body))
         await self._once(team, key[:128], self._act(press, action))
 
     async def on_form(self, body: Json) -> None:
@@ -177,11 +180,22 @@ class Events:
                 choice = (action.get("selected_option") or {}).get("value")
                 await self.home.choose_language(person, str(choice))
                 self.talk.errands.run(self.home.show(person))
+            case str(one) if one == WISHES_ACTION:
+                options = action.get("selected_options") or []
+                await self.home.choose_wishes(person, {str(one["value"]) for one in options})
+                self.talk.errands.run(self.home.show(person))
             case str(one) if one == FORGET_ACTION:
                 self.talk.errands.run(self.home.forget_person(person))
+            case str(one) if one == DUEL_OFF_ACTION:
+                await self.comparisons.on_switch_off(press)
             case _:
-                if (data := from_data(str(action.get("value") or ""))) is not None:
-                    await self.verdicts.on_press(press, data)
+                match from_data(str(action.get("value") or "")):
+                    case Pick() as pick:
+                        await self.comparisons.on_pick(press, pick)
+                    case Thumb() | Why() as data:
+                        await self.verdicts.on_press(press, data)
+                    case None:
+                        pass
 
     async def _once(self, team: str, key: str, taking: Awaitable[None]) -> None:
         """Take what did not come before, and note that it came once it is taken."""
@@ -233,6 +247,12 @@ class Events:
 def _team_of(event: Json, team: str) -> str:
     """The workspace a person belongs to: in a shared channel not always the one it is in."""
     return str(event.get("user_team") or event.get("source_team") or event.get("team") or team)
+
+
+def _post_in(body: Json) -> str:
+    """The message that a pressed button stands under, "" for one that only the person sees."""
+    container = body.get("container") or {}
+    return "" if container.get("is_ephemeral") else str(container.get("message_ts") or "")
 
 
 def _drop(taking: Awaitable[None]) -> None:

@@ -9,6 +9,7 @@ import structlog
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bots.buttons import THUMBS, Thumb, Why
+from bots.duels import Asking
 from bots.metrics import Metrics
 from bots.slack.blocks import answers_in, ask_why, reason_form
 from bots.slack.people import People, Person
@@ -34,11 +35,15 @@ assert set(_EMOJI.values()) == set(THUMBS)
 
 @dataclass(frozen=True, slots=True)
 class Press:
-    """A button was pressed under an answer; the trigger opens a form for a few seconds."""
+    """A button was pressed under an answer; the trigger opens a form for a few seconds.
+
+    `post` is the message it stands under, "" for one that only this person sees.
+    """
 
     person: Person
     channel: str
     trigger: str
+    post: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Verdicts:
     metrics: Metrics
     talk: Talk
     people: People
+    asking: Asking
 
     async def on_press(self, press: Press, data: Thumb | Why) -> None:
         """Commit a thumb; then thank for it, or open the form that asks what was wrong."""
@@ -63,9 +69,11 @@ class Verdicts:
             self.talk.errands.run(self._thank(turn, press.person))
         else:
             self.talk.errands.run(self._open_form(turn, press))
+            if isinstance(data, Thumb):
+                self.asking.after_dislike(turn.reply, press.person.id)
 
     async def on_reaction(self, team: str, person: Person, event: dict[str, Any]) -> None:
-        """Commit a 👍 or 👎 that was put on an answer; one that is taken off changes nothing."""
+        """Commit a 👍 or 👎 that was put on an answer, or take back one that was taken off."""
         # A skin tone follows the name: `+1::skin-tone-2`.
         rating = _EMOJI.get(str(event.get("reaction")).partition("::")[0])
         item = event.get("item") or {}
@@ -76,9 +84,14 @@ class Verdicts:
         reply_id = await self.inbox.reply_of_post(room, str(item.get("ts")), "answer")
         if reply_id is None:
             return
-        turn = await self._rate(Feedback(reply_id, person.id, rating), channel)
+        if event["type"] == "reaction_removed":
+            await self.store.withdraw(reply_id, person.id, rating)
+            return
+        feedback = Feedback(reply_id, person.id, rating, by_reaction=True)
+        turn = await self._rate(feedback, channel)
         if turn is not None and rating is Rating.DOWN:
             self.talk.errands.run(self._offer_form(turn, person))
+            self.asking.after_dislike(turn.reply, person.id)
 
     async def on_form(self, person: Person, view: dict[str, Any]) -> None:
         """Commit the reason and the better answer that a person gave."""

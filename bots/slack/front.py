@@ -13,20 +13,24 @@ from slack_sdk.web.async_client import AsyncWebClient
 from starlette.routing import BaseRoute, Route
 
 from bots.courier import Courier
+from bots.duels import Asking
 from bots.errands import Errands
 from bots.lanes import Lanes
 from bots.slack.app import build_app
 from bots.slack.calls import read_error
 from bots.slack.door import PATH, Door
+from bots.slack.duels import Comparisons
 from bots.slack.events import Events
 from bots.slack.feedback import Verdicts
 from bots.slack.files import Files, open_http, origins_for
 from bots.slack.home import Home, Privacy
+from bots.slack.notices import SlackTeller
 from bots.slack.people import Guests, Me, People
 from bots.slack.reading import Reading
 from bots.slack.show import Answers, Pace
 from bots.slack.socket import Rhythm, Socket, Status, for_ever
 from bots.slack.talk import Talk
+from core.duels import Duels
 from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
@@ -102,8 +106,16 @@ class Slack:
     inbox: Inbox
     people: People
     me: Me
+    talk: Talk
+    comparisons: Comparisons
+    asking: Asking
     answers: Answers
     reading: Reading
+
+    @property
+    def teller(self) -> SlackTeller:
+        """What tells people what they did not ask for."""
+        return SlackTeller(self.talk)
 
     def intake(
         self,
@@ -118,9 +130,15 @@ class Slack:
 
         A socket is held while `lead` lets us.
         """
-        talk = Talk(self.client, self.courier, self.errands)
         verdicts = Verdicts(
-            self.client, engine, self.store, self.inbox, lanes.metrics, talk, self.people
+            self.client,
+            engine,
+            self.store,
+            self.inbox,
+            lanes.metrics,
+            self.talk,
+            self.people,
+            self.asking,
         )
 
         async def forget(user_id: str) -> None:
@@ -134,8 +152,9 @@ class Slack:
             engine=engine,
             lanes=lanes,
             answers=self.answers,
-            talk=talk,
+            talk=self.talk,
             verdicts=verdicts,
+            comparisons=self.comparisons,
             home=Home(self.client, self.store, self.people, privacy, forget),
             guests=self.access.guests,
             people=self.people,
@@ -162,7 +181,7 @@ class Slack:
         await erase(self.store, user_id)
         for message in waiting:
             if message.user_id == user_id:
-                lanes.stop(message.conversation_id, message.id)
+                await lanes.stop(message.conversation_id, message.id)
                 await self.answers.over(message.conversation_id, message.id)
         await erase(self.store, user_id)
 
@@ -174,6 +193,7 @@ async def open_slack(
     store: Store,
     inbox: Inbox,
     pseudonyms: Pseudonyms,
+    duels: Duels | None = None,
     courier: Courier | None = None,
     pace: Pace | None = None,
 ) -> AsyncIterator[Slack]:
@@ -196,7 +216,10 @@ async def open_slack(
         people, me = People(client, store, pseudonyms), Me()
         files = Files(http, access.bot_token, origins_for(access.base_url), access.max_photo_bytes)
         reading = Reading(client, store, files, people, me, access.expire_seconds)
-        answers = Answers(client, inbox, patient, people, pace=pace)
+        talk = Talk(client, patient, errands)
+        comparisons = Comparisons(duels, client, patient, store, people, talk)
+        asking = Asking(duels, errands, comparisons.reaches, comparisons.show)
+        answers = Answers(client, inbox, patient, people, asking, pace=pace)
         async with errands.running():
             yield Slack(
                 access,
@@ -208,6 +231,9 @@ async def open_slack(
                 inbox,
                 people,
                 me,
+                talk,
+                comparisons,
+                asking,
                 answers,
                 reading,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bots.slack.blocks import Block, header, section
 from bots.slack.people import People, Person
-from core.corrections import Correction, corrections_of
+from core.corrections import Correction, correction_words, corrections_of
 from core.engine import MAX_PHOTOS
-from core.messages import Language
+from core.messages import Language, Wish, Wishes
 from core.store import Store
 from core.wording import say
 
@@ -21,9 +21,9 @@ log = structlog.get_logger()
 
 LANGUAGE_ACTION = "language"
 FORGET_ACTION = "forget"
+WISHES_ACTION = "wishes"
 AUTO = "auto"
 MOST_CORRECTIONS = 10
-_MOST_SHOWN = 300
 
 Forget = Callable[[str], Awaitable[None]]
 
@@ -50,12 +50,14 @@ class Home:
         """Show the tab as it is now, with a line at the top where there is something to say."""
         language = await self.people.language_for(person)
         chosen = await self.store.chosen_language(person.id)
+        wishes = await self.store.wishes_of(person.id)
         corrections = await corrections_of(self.store, person.id, limit=MOST_CORRECTIONS)
         blocks = [
-            *([section(say(note, language))] if note else []),
+            *([section(note)] if note else []),
             header(say("home_title", language)),
             section(say("home_help", language, photos=MAX_PHOTOS)),
             _language_choice(language, chosen),
+            _switches(language, wishes),
             {"type": "divider"},
             header(say("home_corrections", language)),
             *_corrections(corrections, language),
@@ -77,10 +79,17 @@ class Home:
         if choice in languages:
             await self.store.choose_language(person.id, languages[choice])
 
+    async def choose_wishes(self, person: Person, chosen: Collection[str]) -> None:
+        """Commit which switches a person has on; all others are off."""
+        for wish in Wish:
+            await self.store.wish(person.id, wish, on=wish in chosen)
+
     async def forget_person(self, person: Person) -> None:
-        """Delete what there is of a person, then say so."""
+        """Delete what there is of a person, then say so in the language that they had chosen."""
+        chosen = await self.store.chosen_language(person.id)
         await self.forget(person.id)
-        await self.show(person, "home_forgotten")
+        language = chosen or await self.people.language_of_app(person)
+        await self.show(person, say("home_forgotten", language))
 
     async def _publish(self, person: Person, blocks: Sequence[Block]) -> None:
         view = {"type": "home", "blocks": list(blocks)}
@@ -109,21 +118,24 @@ def _language_choice(language: Language, chosen: Language | None) -> Block:
     }
 
 
+def _switches(language: Language, wishes: Wishes) -> Block:
+    states = {Wish.DUELS: wishes.duels, Wish.TELL: wishes.tell}
+    options = {wish: _option(say(f"wish_{wish}", language), wish) for wish in states}
+    element: Block = {
+        "type": "checkboxes",
+        "action_id": WISHES_ACTION,
+        "options": list(options.values()),
+    }
+    # Slack takes no empty list of what is on.
+    if chosen := [options[wish] for wish, on in states.items() if on]:
+        element["initial_options"] = chosen
+    return {"type": "actions", "elements": [element]}
+
+
 def _corrections(corrections: Sequence[Correction], language: Language) -> list[Block]:
     if not corrections:
         return [section(say("home_no_corrections", language))]
-    return [
-        section(
-            say(
-                "home_correction",
-                language,
-                question=_short(one.question),
-                correction=_short(one.text),
-                fate=say(f"correction_{one.fate}", language),
-            )
-        )
-        for one in corrections
-    ]
+    return [section(correction_words(one, language)) for one in corrections]
 
 
 def _forget_button(language: Language) -> Block:
@@ -152,8 +164,3 @@ def _option(words: str, value: str) -> dict[str, Any]:
 
 def _text(words: str) -> Block:
     return {"type": "plain_text", "text": words}
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -14,6 +14,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bots.courier import Courier
+from bots.duels import Asking
 from bots.growing import watch
 from bots.slack.blocks import plain_thumbs, thumbs
 from bots.slack.calls import code_of
@@ -57,6 +58,7 @@ class Answers:
         inbox: Inbox,
         courier: Courier,
         people: People,
+        asking: Asking,
         *,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,6 +66,7 @@ class Answers:
         self._line = Line(client, inbox, courier, clock)
         self._inbox = inbox
         self._people = people
+        self._asking = asking
         self._pace = pace or Pace()
         self._showing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -111,6 +114,7 @@ class Answers:
 
         reply = await watch(events, grow, self._pace.seconds)
         await screen.finish(rendered(reply), (thumbs(reply), plain_thumbs(reply)))
+        self._asking.after_answer(message, reply)
 
     async def _screen(self, message: UserMessage) -> Screen:
         posts = await self._inbox.answer_posts(message.conversation_id, message.id)

@@ -26,39 +26,43 @@ from bots.telegram.people import Guests, People
 from bots.telegram.place import Place
 from bots.telegram.show import Answers
 from bots.telegram.talk import Talk
+from core.corrections import correction_words, corrections_of
 from core.engine import MAX_PHOTOS
 from core.figures import Period, count_since, count_waiting
 from core.inbox import Inbox
-from core.messages import Language, Outcome, Rating, UserMessage
+from core.messages import Language, Outcome, Rating, UserMessage, Wish
 from core.privacy import erase
 from core.store import Store
 from core.wording import say
 
 log = structlog.get_logger()
 
-Command = Literal["start", "help", "new", "language", "privacy", "forget"]
+Command = Literal["start", "help", "new", "language", "settings", "privacy", "forget"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
-# For operators, and only where nobody else reads.
+# What a person taught, and figures for operators; only where nobody else reads.
 STATS = "stats"
+MOST_CORRECTIONS = 5
 # Whose Telegram is set to neither reads English.
 LANGUAGE_CODES: tuple[tuple[Language, str | None], ...] = (("en", None), ("zh", "zh"))
 
 
 async def publish_commands(bot: Bot, operators: Sequence[int]) -> None:
-    """Tell Telegram which commands there are: in English to everyone, in Chinese to Chinese.
-
-    Operators have one more in their private chats, once they have said something there.
-    """
+    """Tell Telegram which commands there are: in English to everyone, in Chinese to Chinese."""
     for language, code in LANGUAGE_CODES:
         await bot.set_my_commands(_described(language, COMMANDS), language_code=code)
     for operator in operators:
-        scope = BotCommandScopeChat(operator)
-        try:
-            for language, code in LANGUAGE_CODES:
-                theirs = _described(language, (*COMMANDS, STATS))
-                await bot.set_my_commands(theirs, scope=scope, language_code=code)
-        except BadRequest as exc:
-            log.info("operator_unknown", problem=exc.message)
+        await publish_for_operator(bot, operator)
+
+
+async def publish_for_operator(bot: Bot, operator: int) -> None:
+    """Put one command more into the menu of an operator's private chat, if there is one yet."""
+    scope = BotCommandScopeChat(operator)
+    try:
+        for language, code in LANGUAGE_CODES:
+            theirs = _described(language, (*COMMANDS, STATS))
+            await bot.set_my_commands(theirs, scope=scope, language_code=code)
+    except BadRequest as exc:
+        log.info("operator_unknown", problem=exc.message)
 
 
 def command_in(message: Message, username: str) -> str | None:
@@ -82,6 +86,7 @@ class Privacy:
 class Commands:
     """Carries commands out; `live` names who answers: an adapter, or the base model."""
 
+    bot: Bot
     store: Store
     inbox: Inbox
     lanes: Lanes
@@ -102,6 +107,12 @@ class Commands:
             case "language":
                 keyboard = keyboards.languages(language)
                 self.talk.say(place, say("language_question", language), keyboard=keyboard)
+            case "settings" if place.is_group:
+                self.talk.say(place, say("settings_private", language))
+            case "settings":
+                wishes = await self.store.wishes_of(self.people.id_of(user))
+                keyboard = keyboards.wishes(wishes, language)
+                self.talk.say(place, say("settings", language), keyboard=keyboard)
             case "privacy":
                 self.talk.say(place, self._privacy(language))
             case "forget":
@@ -110,8 +121,14 @@ class Commands:
             case "start":
                 words = f"{say('greeting', language)}\n\n{_help(language)}"
                 self.talk.say(place, words)
-            case "stats" if user.id in self.guests.operators and not place.is_group:
-                self.talk.say(place, await self._figures(datetime.now().astimezone(), language))
+                if user.id in self.guests.operators and not place.is_group:
+                    self.talk.errands.run(publish_for_operator(self.bot, user.id))
+            case "stats" if not place.is_group:
+                words = await self._taught(self.people.id_of(user), language)
+                if user.id in self.guests.operators:
+                    figures = await self._figures(datetime.now().astimezone(), language)
+                    words = f"{figures}\n\n{words}"
+                self.talk.say(place, words)
             case _:
                 self.talk.say(place, _help(language))
 
@@ -123,6 +140,8 @@ class Commands:
         if data.startswith(keyboards.LANGUAGE):
             words = await self._choose_language(user, data.removeprefix(keyboards.LANGUAGE))
             self.talk.change_text(place, number, words)
+        elif chosen := keyboards.wish_in(data):
+            await self._wish(user, *chosen, place, number)
         elif data.startswith(keyboards.FORGET):
             language = await self.people.language_for(user)
             if data == keyboards.forget_data(user.id, really=True):
@@ -144,6 +163,14 @@ class Commands:
         key = "language_follows" if follows else "language_chosen"
         return say(key, await self.people.language_for(user))
 
+    async def _wish(self, user: User, which: Wish, on: bool, place: Place, number: int) -> None:
+        """Commit a switch, and show how they stand."""
+        user_id = self.people.id_of(user)
+        await self.store.wish(user_id, which, on=on)
+        language = await self.people.language_for(user)
+        keyboard = keyboards.wishes(await self.store.wishes_of(user_id), language)
+        self.talk.change_keyboard(place, number, keyboard)
+
     async def _forget(self, user_id: str) -> None:
         """Delete all about the person; what is being answered ends, and is not stored."""
         under_way = await self.inbox.pending_of(user_id)
@@ -154,10 +181,18 @@ class Commands:
     async def _forget_last_posts(self, under_way: Sequence[UserMessage]) -> None:
         """Forget where the last answers are shown, when they have ended."""
         for message in under_way:
-            self.lanes.stop(message.conversation_id, message.id)
+            await self.lanes.stop(message.conversation_id, message.id)
         for message in under_way:
             await self.answers.over(message)
             await self.inbox.forget_posts(message.conversation_id, message.id)
+
+    async def _taught(self, user_id: str, language: Language) -> str:
+        """What became of the person's corrections."""
+        found = await corrections_of(self.store, user_id, limit=MOST_CORRECTIONS)
+        lines = [correction_words(one, language) for one in found]
+        return "\n\n".join(
+            [say("home_corrections", language), *(lines or [say("home_no_corrections", language)])]
+        )
 
     async def _figures(self, now: datetime, language: Language) -> str:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -17,6 +17,7 @@ from telegram import (
 )
 
 from bots.buttons import THUMBS, Thumb, Why
+from bots.duels import Asking
 from bots.metrics import Metrics
 from bots.telegram import keyboards
 from bots.telegram.people import People
@@ -44,6 +45,7 @@ class Verdicts:
     people: People
     metrics: Metrics
     talk: Talk
+    asking: Asking
 
     async def on_press(self, query: CallbackQuery, press: Thumb | Why, place: Place) -> None:
         """Commit a press of a button under an answer, then acknowledge it."""
@@ -61,6 +63,8 @@ class Verdicts:
         number = query.message.message_id
         if isinstance(press, Thumb):
             self._show_verdict(place, number, turn, rating, language)
+            if rating is Rating.DOWN:
+                self.asking.after_dislike(turn.reply, user_id)
             return
         chosen = None if place.is_group else rating
         self.talk.change_keyboard(place, number, keyboards.thumbs(press.reply_id, chosen))
@@ -70,8 +74,7 @@ class Verdicts:
     async def on_reaction(self, reaction: MessageReactionUpdated) -> None:
         """Commit a 👍 or 👎 that was put on an answer, and take back one that was taken off.
 
-        A thumb taken off leaves a verdict with a reason or a correction as it is: those words
-        were given on purpose.
+        What the person said by a button, or in words, stays as it is.
         """
         before, after = _ratings_in(reaction.old_reaction), _ratings_in(reaction.new_reaction)
         user = reaction.user
@@ -86,7 +89,7 @@ class Verdicts:
             await self.store.withdraw(reply_id, user_id, rating)
         turn = await self._turn(reply_id, chat)
         for rating in after - before:
-            turn = await self._rate(Feedback(reply_id, user_id, rating), chat)
+            turn = await self._rate(Feedback(reply_id, user_id, rating, by_reaction=True), chat)
         if turn is None:
             return
         verdict = await self.store.verdict(reply_id, user_id)
@@ -94,6 +97,8 @@ class Verdicts:
         language = await self.people.language_for(user)
         rating_now = verdict.rating if verdict else None
         self._show_verdict(chat, int(posts[-1].id), turn, rating_now, language)
+        if Rating.DOWN in after - before:
+            self.asking.after_dislike(turn.reply, user_id)
 
     async def on_correction(self, message: Message, user: User, place: Place) -> bool:
         """Commit what we should have said, if the message replies to our asking for it."""

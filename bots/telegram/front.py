@@ -10,12 +10,15 @@ from telegram import Bot
 from telegram.request import HTTPXRequest
 
 from bots.courier import Courier
+from bots.duels import Asking
 from bots.errands import Errands
 from bots.lanes import Lanes
 from bots.telegram.calls import Limits, Rates, chat_of, read_error
 from bots.telegram.commands import Commands, Privacy, publish_commands
+from bots.telegram.duels import Comparisons
 from bots.telegram.feedback import Verdicts
 from bots.telegram.intake import Intake
+from bots.telegram.notices import TelegramTeller
 from bots.telegram.people import Guests, People
 from bots.telegram.photos import Photos
 from bots.telegram.polling import Polling, Rhythm
@@ -23,6 +26,7 @@ from bots.telegram.show import Answers, Pace
 from bots.telegram.talk import Talk
 from bots.telegram.updates import Updates
 from bots.telegram.webhook import Hook, Webhook
+from core.duels import Duels
 from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
@@ -80,11 +84,18 @@ class Telegram:
     talk: Talk
     store: Store
     inbox: Inbox
+    comparisons: Comparisons
+    asking: Asking
     answers: Answers
     photos: Photos
     people: People
     guests: Guests
     album_seconds: float
+
+    @property
+    def teller(self) -> TelegramTeller:
+        """What tells people what they did not ask for."""
+        return TelegramTeller(self.bot_id, self.talk)
 
     def polling(self, host: Host, *, lead: Lead = alone, rhythm: Rhythm | None = None) -> Polling:
         """The loop that fetches messages; run it while the lanes are running."""
@@ -112,8 +123,10 @@ class Telegram:
             self.people,
             host.lanes.metrics,
             self.talk,
+            self.asking,
         )
         commands = Commands(
+            self.bot,
             self.store,
             self.inbox,
             host.lanes,
@@ -134,6 +147,7 @@ class Telegram:
             answers=self.answers,
             talk=self.talk,
             verdicts=verdicts,
+            comparisons=self.comparisons,
             commands=commands,
             guests=self.guests,
             people=self.people,
@@ -154,6 +168,7 @@ async def open_telegram(
     inbox: Inbox,
     pseudonyms: Pseudonyms,
     max_photo_bytes: int,
+    duels: Duels | None = None,
     album_seconds: float = ALBUM_SECONDS,
     courier: Courier | None = None,
     pace: Pace | None = None,
@@ -172,6 +187,9 @@ async def open_telegram(
         get_updates_request=polls,
     )
     errands, patient = Errands(), courier or _courier()
+    people, talk = People(store, pseudonyms), Talk(bot, patient, errands)
+    comparisons = Comparisons(duels, store, people, talk)
+    asking = Asking(duels, errands, comparisons.reaches, comparisons.show)
     try:
         async with errands.running():
             yield Telegram(
@@ -179,12 +197,14 @@ async def open_telegram(
                 bot_id=access.bot_id,
                 polls=polls,
                 errands=errands,
-                talk=Talk(bot, patient, errands),
+                talk=talk,
                 store=store,
                 inbox=inbox,
-                answers=Answers(bot, inbox, patient, pace=pace),
+                comparisons=comparisons,
+                asking=asking,
+                answers=Answers(bot, inbox, patient, asking, pace=pace),
                 photos=Photos(bot, max_photo_bytes),
-                people=People(store, pseudonyms),
+                people=people,
                 guests=access.guests,
                 album_seconds=album_seconds,
             )

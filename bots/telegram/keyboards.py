@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup
 
-from bots.buttons import THUMBS, Thumb, Why, reasons_for, to_data
-from core.messages import Language, Rating, Reply
+from bots.buttons import THUMBS, Pick, Thumb, Why, reasons_for, to_data
+from core.duels import Duel
+from core.messages import Language, Rating, Reply, Side, Wish, Wishes
 from core.wording import say
 
 LANGUAGE = "language:"
 FORGET = "forget:"
+WISH = "wish:"
+DUELS_OFF = "duels:off"
 CHOSEN = " ✓"
+_STATE = {True: "✅", False: "⬜"}
 
 
 def thumbs(reply_id: str, chosen: Rating | None = None) -> InlineKeyboardMarkup:
@@ -48,6 +52,50 @@ def really_forget(number: int, language: Language) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup([[yes, no]])
 
 
+def duel(duel: Duel, language: Language, *, can_switch_off: bool) -> InlineKeyboardMarkup:
+    """A, B or neither; and whoever does not want to be asked again may say so here."""
+    sides = [_pick(duel, side, language) for side in (Side.A, Side.B)]
+    rows = [sides, [_pick(duel, Side.SAME, language)]]
+    if can_switch_off:
+        rows.append([_button(say("duel_off", language), DUELS_OFF)])
+    return InlineKeyboardMarkup(rows)
+
+
+def picked(duel: Duel, language: Language) -> InlineKeyboardMarkup:
+    """What was picked, and no more."""
+    side = duel.picked or Side.SAME
+    return InlineKeyboardMarkup([[_pick(duel, side, language, CHOSEN)]])
+
+
+def wishes(found: Wishes, language: Language) -> InlineKeyboardMarkup:
+    """What a person may switch off, each with what a press makes of it."""
+    states = {Wish.DUELS: found.duels, Wish.TELL: found.tell}
+    return InlineKeyboardMarkup(
+        [
+            [
+                _button(
+                    f"{'✅' if on else '⬜'} {say(f'wish_{wish}', language)}",
+                    wish_data(wish, on=not on),
+                )
+            ]
+            for wish, on in states.items()
+        ]
+    )
+
+
+def wish_data(wish: Wish, *, on: bool) -> str:
+    """What a switch carries: what it will be after the press."""
+    return f"{WISH}{wish}:{'on' if on else 'off'}"
+
+
+def wish_in(data: str) -> tuple[Wish, bool] | None:
+    """The reverse of `wish_data`; None for anything else."""
+    wish, _, state = data.removeprefix(WISH).partition(":")
+    if wish not in set(Wish) or state not in ("on", "off"):
+        return None
+    return Wish(wish), state == "on"
+
+
 def forget_data(number: int, *, really: bool) -> str:
     """What the buttons carry: in a group others could press them, too."""
     return f"{FORGET}{'yes' if really else 'no'}:{number}"
@@ -58,6 +106,15 @@ def _thumbs(reply_id: str, chosen: Rating | None) -> list[InlineKeyboardButton]:
         _button(sign + CHOSEN * (rating is chosen), to_data(Thumb(rating, reply_id)))
         for rating, sign in THUMBS.items()
     ]
+
+
+def _pick(duel: Duel, side: Side, language: Language, mark: str = "") -> InlineKeyboardButton:
+    words = (
+        say("duel_same", language)
+        if side is Side.SAME
+        else say("duel_pick", language, side=side.upper())
+    )
+    return _button(words + mark, to_data(Pick(side, duel.id)))
 
 
 def _button(text: str, data: str) -> InlineKeyboardButton:

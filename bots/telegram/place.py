@@ -58,9 +58,14 @@ def message_id_of(message: Message) -> str:
 
 
 def number_of(message: UserMessage) -> int | None:
-    """The number of the Telegram message that can be replied to; None for an album.
+    """The number of the Telegram message that can be replied to; None for an album."""
+    return number_in(message.id)
+
+
+def number_in(message_id: str) -> int | None:
+    """The number in a message's id in its conversation; None for an album.
 
     Photos that came too late for their album are named after the first of them.
     """
-    number = message.id.removeprefix("album-").partition("-")[2] or message.id
+    number = message_id.removeprefix("album-").partition("-")[2] or message_id
     return int(number) if number.isdecimal() else None

@@ -17,13 +17,15 @@ from weakref import WeakValueDictionary
 
 import structlog
 from telegram import Bot, InlineKeyboardMarkup, Message, MessageEntity, ReplyParameters
-from telegram.constants import MessageEntityType, MessageLimit
-from telegram.error import BadRequest, Forbidden, InvalidToken, TelegramError
+from telegram.constants import MessageLimit
+from telegram.error import BadRequest, Forbidden, InvalidToken, NetworkError, TelegramError
 
 from bots.courier import Courier
+from bots.duels import Asking
 from bots.growing import watch
-from bots.markup import Style, Styled, split, styled, utf16_length, with_sources
+from bots.markup import Styled, split, styled, utf16_length, with_sources
 from bots.telegram.calls import Drafts
+from bots.telegram.entities import entities_of
 from bots.telegram.keyboards import thumbs
 from bots.telegram.place import Place, number_of, place_from
 from bots.telegram.talk import NO_PREVIEW
@@ -40,13 +42,6 @@ LIMIT = MessageLimit.MAX_TEXT_LENGTH
 GROWING = " …"
 # A draft is gone after 30 seconds without a change.
 DRAFT_SECONDS = 20.0
-_ENTITIES: dict[Style, str] = {
-    "bold": MessageEntityType.BOLD,
-    "italic": MessageEntityType.ITALIC,
-    "code": MessageEntityType.CODE,
-    "pre": MessageEntityType.PRE,
-    "sources": MessageEntityType.EXPANDABLE_BLOCKQUOTE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +81,18 @@ class Answers:
     """Telegram's `Bot`: shows answers, and edits after a restart what it showed before."""
 
     def __init__(
-        self, bot: Bot, inbox: Inbox, courier: Courier, *, pace: Pace | None = None
+        self,
+        bot: Bot,
+        inbox: Inbox,
+        courier: Courier,
+        asking: Asking,
+        *,
+        pace: Pace | None = None,
     ) -> None:
         self._bot = bot
         self._inbox = inbox
         self._courier = courier
+        self._asking = asking
         self._pace = pace or Pace()
         self._showing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._without_drafts: set[int] = set()
@@ -135,6 +137,7 @@ class Answers:
         canvas, posts = await self._begin(message, posts)
         reply = await self._draw_while_growing(canvas, events)
         await self._finish(message, posts, reply)
+        self._asking.after_answer(message, reply)
 
     async def _begin(self, message: UserMessage, posts: list[Post]) -> tuple[_Canvas, list[Post]]:
         """Show that something is being done; where, and the posts that are there now."""
@@ -154,12 +157,15 @@ class Answers:
             return False
         call = partial(self._send_draft, message, place, words)
         try:
-            await self._courier.deliver(Drafts(place.chat_id), call, repeatable=True)
+            # Drafts and answers share one rate: where it is used up, an answer must not wait.
+            await self._courier.offer(Drafts(place.chat_id), call)
         # A server that does not know the method says "not found", as it does of wrong tokens.
         except (BadRequest, InvalidToken) as exc:
             log.info("draft_refused", problem=type(exc).__name__)
             self._without_drafts.add(place.chat_id)
             return False
+        except NetworkError as exc:
+            log.info("draft_lost", problem=type(exc).__name__)
         return True
 
     def _draft(self, message: UserMessage, place: Place, words: Styled) -> _Canvas:
@@ -172,7 +178,7 @@ class Answers:
     def _edited(self, place: Place, post: Post, words: Styled) -> _Canvas:
         async def draw(piece: Styled) -> object:
             whole = piece + Styled(GROWING)
-            call = partial(self._edit, place, post, whole.text, _entities(whole), None)
+            call = partial(self._edit, place, post, whole.text, entities_of(whole), None)
             return await self._courier.offer(place.chat_id, call)
 
         return _Canvas(words, draw, partial(self._pace.after_edit, place))
@@ -183,7 +189,7 @@ class Answers:
             _draft_id(message),
             piece.text,
             message_thread_id=place.thread_id or None,
-            entities=_entities(piece),
+            entities=entities_of(piece),
         )
 
     async def _draw_while_growing(self, canvas: _Canvas, events: AsyncIterator[Event]) -> Reply:
@@ -295,7 +301,7 @@ class Answers:
 
         A call that may have arrived is made again: an answer that comes twice is better than none.
         """
-        entities = _entities(piece)
+        entities = entities_of(piece)
         try:
             return await self._courier.deliver(
                 place.chat_id, lambda: call(entities), repeatable=True
@@ -305,14 +311,6 @@ class Answers:
                 raise
             log.warning("entities_refused", problem=exc.message)
         return await self._courier.deliver(place.chat_id, lambda: call(()), repeatable=True)
-
-
-def _entities(piece: Styled) -> Sequence[MessageEntity]:
-    """The piece's spans as Telegram wants them: counted in UTF-16 units."""
-    entities = [MessageEntity(_ENTITIES[s.style], s.start, s.length) for s in piece.spans]
-    if not entities:
-        return ()
-    return MessageEntity.adjust_message_entities_to_utf_16(piece.text, entities)
 
 
 def _draft_id(message: UserMessage) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 from telegram import (
     Bot,
@@ -9,6 +11,7 @@ from telegram import (
     InlineKeyboardMarkup,
     LinkPreviewOptions,
     Message,
+    MessageEntity,
     ReplyParameters,
 )
 from telegram.error import BadRequest
@@ -40,6 +43,7 @@ class Talk:
         place: Place,
         text: str,
         *,
+        entities: Sequence[MessageEntity] = (),
         markup: InlineKeyboardMarkup | ForceReply | None = None,
         reply_to: int | None = None,
     ) -> Message:
@@ -54,6 +58,7 @@ class Talk:
             return await self._bot.send_message(
                 place.chat_id,
                 text,
+                entities=entities,
                 message_thread_id=place.thread_id or None,
                 reply_markup=markup,
                 reply_parameters=reply,

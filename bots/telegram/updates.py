@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from telegram import Bot, CallbackQuery, Message, MessageEntity, Update, User
 
-from bots.buttons import from_data
+from bots.buttons import Pick, Thumb, Why, from_data
 from bots.lanes import Lanes
 from bots.telegram.commands import COMMANDS, Commands, command_in
+from bots.telegram.duels import Comparisons
 from bots.telegram.feedback import Verdicts
+from bots.telegram.keyboards import DUELS_OFF
 from bots.telegram.people import Guests, People, language_of_app
 from bots.telegram.photos import Photos, photo_in
 from bots.telegram.place import Place, message_id_of, place_of
@@ -45,6 +47,7 @@ class Updates:
     answers: Answers
     talk: Talk
     verdicts: Verdicts
+    comparisons: Comparisons
     commands: Commands
     guests: Guests
     people: People
@@ -82,11 +85,15 @@ class Updates:
             words = say("stranger", await self.people.language_for(query.from_user))
             self.talk.notice(query.id, words)
             return
-        press = from_data(query.data or "")
-        if press is None:
-            await self.commands.on_press(query, place)
-        else:
-            await self.verdicts.on_press(query, press, place)
+        match from_data(query.data or ""):
+            case Pick() as pick:
+                await self.comparisons.on_pick(query, pick, place)
+            case Thumb() | Why() as press:
+                await self.verdicts.on_press(query, press, place)
+            case None if query.data == DUELS_OFF:
+                await self.comparisons.on_switch_off(query, place)
+            case None:
+                await self.commands.on_press(query, place)
 
     async def _on_messages(self, messages: Sequence[Message]) -> None:
         first = messages[0]
@@ -99,7 +106,9 @@ class Updates:
         if not self.guests.welcome(user.id, place):
             await self._send_away(user, place)
         elif (command := command_in(first, self.bot.username)) is not None:
-            await self.commands.run(command, first, user, place)
+            # What somebody else has once commanded is not what this person wants.
+            if first.forward_origin is None:
+                await self.commands.run(command, first, user, place)
         elif not await self.verdicts.on_correction(first, user, place):
             await self._on_question(messages, user, place)
 

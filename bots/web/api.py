@@ -59,10 +59,12 @@ from core.messages import (
     Replaced,
     Reply,
     Seen,
+    Side,
     Source,
     Turn,
     UserMessage,
 )
+from core.notices import Lesson
 from core.photos import decode_base64
 
 # Four characters shorter than the store's keys, which begin with "api:".
@@ -112,6 +114,67 @@ class FeedbackRequest(_Body):
     reason: Reason | None = None
     comment: Annotated[str, Field(max_length=4000)] | None = None
     correction: Annotated[str, Field(max_length=4000)] | None = None
+
+
+class DuelRequest(_Body):
+    """An answer that may be compared with another; `message_id` is the one of the answer."""
+
+    session_id: SessionId
+    message_id: MessageId
+
+
+class PickRequest(_Body):
+    """Which answer of a duel is better."""
+
+    session_id: SessionId
+    duel_id: MessageId
+    better: Side
+
+
+class NoticeRequest(_Body):
+    """A session that may have taught something."""
+
+    session_id: SessionId
+
+
+class Learned(BaseModel):
+    """What a session's corrections have taught; `message` says it in words."""
+
+    message: str
+    language: Language
+    lessons: tuple[Lesson, ...]
+
+
+class MaybeLearned(BaseModel):
+    """Null where nothing was learned that the session was not told of before."""
+
+    notice: Learned | None
+
+
+class Contender(BaseModel):
+    """One answer of a duel."""
+
+    message: str
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def of(cls, reply: Reply) -> Self:
+        """The answer without anything that tells who wrote it."""
+        return cls(message=reply.text, sources=reply.sources)
+
+
+class Comparison(BaseModel):
+    """Two answers to show side by side; `/duel/pick` takes which one is better."""
+
+    duel_id: str
+    a: Contender
+    b: Contender
+
+
+class MaybeComparison(BaseModel):
+    """Null where this answer is not to be compared."""
+
+    duel: Comparison | None
 
 
 class Answer(BaseModel):
@@ -260,6 +323,36 @@ def _session_routes(desk: Desk, gate: Gate) -> APIRouter:
             raise NotFound(f"Session {body.session_id!r} has no reply {body.message_id!r}.")
         await desk.rate(_to_feedback(body, owner))
         return Status()
+
+    @router.post("/duel")
+    async def duel(body: DuelRequest) -> MaybeComparison:
+        """Another answer to compare an answer of one's own session with, now and then."""
+        owner = _key(body.session_id)
+        turn = await desk.store.turn(body.message_id)
+        if turn.reply.conversation_id != owner:
+            raise NotFound(f"Session {body.session_id!r} has no reply {body.message_id!r}.")
+        made = await desk.duels.after_answer(body.message_id) if desk.duels else None
+        if made is None:
+            return MaybeComparison(duel=None)
+        a, b = Contender.of(made.a), Contender.of(made.b)
+        return MaybeComparison(duel=Comparison(duel_id=made.id, a=a, b=b))
+
+    @router.post("/duel/pick")
+    async def pick(body: PickRequest) -> Status:
+        """Say which of two answers is better; the first word counts."""
+        if desk.duels is None:
+            raise NotFound(f"There is no duel {body.duel_id!r}.")
+        await desk.duels.decide(body.duel_id, _key(body.session_id), body.better)
+        return Status()
+
+    @router.post("/notice")
+    async def notice(body: NoticeRequest) -> MaybeLearned:
+        """What one's own corrections have taught since the last time; told once."""
+        found = await desk.notices.take(_key(body.session_id)) if desk.notices else None
+        if found is None:
+            return MaybeLearned(notice=None)
+        learned = Learned(message=found.words, language=found.language, lessons=found.lessons)
+        return MaybeLearned(notice=learned)
 
     @router.get("/session/{session_id}")
     async def session(session_id: InPathSession) -> Session:

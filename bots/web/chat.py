@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
 
 import structlog
@@ -22,9 +23,10 @@ from bots.web.composer import Composer
 from bots.web.desk import Desk
 from bots.web.elements import LOGO, Button, Tag, drawing, logo
 from bots.web.person import LANGUAGE_COOKIE, Person, person_of
+from core.duels import Duel
 from core.errors import SolemateError
 from core.inbox import DeadLetter
-from core.messages import Platform, Turn
+from core.messages import Platform, Turn, Wish, Wishes
 from core.wording import apology
 
 log = structlog.get_logger()
@@ -90,6 +92,7 @@ class ChatPage:
         self._following: list[str] = []
         self._last: Answer | None = None
         self._welcome: Tag | None = None
+        self._duels: Mapping[str, Duel] = {}
 
     async def build(self) -> None:
         """Show the page as the store knows it; what is under way follows on connection."""
@@ -97,8 +100,13 @@ class ChatPage:
         ui.add_head_html(_HEAD.format(language=_HTML_LANGUAGE[self._person.language]))
         ui.page_title(words("page_title"))
         said = await self._said()
+        wishes = await self._desk.store.wishes_of(self._person.user_id)
+        if self._desk.duels is not None:
+            self._duels = await self._desk.duels.waiting(
+                self._conversation_id, self._person.user_id
+            )
         with Tag("div", classes="shell", data_reconnecting=words("reconnecting")):
-            self._build_sidebar()
+            self._build_sidebar(wishes)
             with Tag("main", classes="main"):
                 self._build_topbar()
                 self._build_thread()
@@ -110,9 +118,10 @@ class ChatPage:
             await (self._show_turn(one) if isinstance(one, Turn) else self._show_dead(one))
         if not said:
             self._build_welcome()
+        await self._tell()
         self._client.on_connect(self._catch_up)
 
-    def _build_sidebar(self) -> None:
+    def _build_sidebar(self, wishes: Wishes) -> None:
         words = self._person.words
         with Tag("aside", classes="sidebar", id="conversations", aria_label=words("conversations")):
             with Tag("div", classes="brand"):
@@ -130,10 +139,10 @@ class ChatPage:
             with Tag("nav", aria_label=words("conversations")):
                 self._list = Tag("ul")
             with Tag("div", classes="settings"):
-                self._build_settings()
+                self._build_settings(wishes)
         Tag("div", classes="scrim", data_action="drawer", aria_hidden="true")
 
-    def _build_settings(self) -> None:
+    def _build_settings(self, wishes: Wishes) -> None:
         other = "en" if self._person.language == "zh" else "zh"
         Button(
             self._person.words("language"),
@@ -146,6 +155,31 @@ class ChatPage:
         Button(
             self._person.words("dark_mode"), icon="theme", classes="setting", data_action="theme"
         )
+        if self._desk.duels is not None:
+            self._build_switch(Wish.DUELS, "scales", on=wishes.duels)
+        if self._desk.notices is not None:
+            self._build_switch(Wish.TELL, "cap", on=wishes.tell)
+
+    def _build_switch(self, wish: Wish, icon: str, *, on: bool) -> None:
+        """A setting that is on or off, and stored with every press."""
+        state = {"on": on}
+        words = self._person.words(f"wish_{wish}")
+        button = Button(words, icon=icon, classes="setting", role="switch")
+
+        def show() -> None:
+            button.props["aria-checked"] = str(state["on"]).lower()
+
+        async def press(_: GenericEventArguments) -> None:
+            try:
+                await self._desk.store.wish(self._person.user_id, wish, on=not state["on"])
+            except SolemateError as exc:
+                self._complain("not_stored", exc)
+                return
+            state["on"] = not state["on"]
+            show()
+
+        show()
+        button.on("click", press, args=[])
 
     def _build_topbar(self) -> None:
         words = self._person.words
@@ -205,6 +239,14 @@ class ChatPage:
             )
             Tag("p", words("fine_print"), classes="fine-print")
 
+    async def _tell(self) -> None:
+        """Tell the person what they taught, the first time that they come after it was learned."""
+        notices = self._desk.notices
+        if notices is None or (notice := await notices.take(self._person.user_id)) is None:
+            return
+        with self._thread:
+            Tag("p", notice.words, classes="taught", role="status", dir="auto")
+
     def _build_confirmation(self) -> None:
         words = self._person.words
         with (
@@ -257,6 +299,8 @@ class ChatPage:
         answer = await self._open_exchange(turn.message_id, turn.question)
         verdict = await self._desk.store.verdict(turn.reply.id, self._person.user_id)
         answer.finish(turn.reply, verdict)
+        if duel := self._duels.get(turn.reply.id):
+            answer.compare(duel)
 
     async def _open_exchange(self, message_id: str, text: str) -> Answer:
         """Put a question and the place for its answer at the end of the thread."""
@@ -279,6 +323,7 @@ class ChatPage:
                 self._person,
                 question,
                 on_choice=self._ask,
+                on_dislike=self._compare_disliked,
                 announce=self._announce,
             )
         return self._last
@@ -314,6 +359,23 @@ class ChatPage:
         self._following.remove(message_id)
         self._composer.show_answering(bool(self._following))
         await self._list_conversations()
+        if self._desk.duels is not None and answer.reply is not None:
+            await self._compare(answer, self._desk.duels.after_answer(answer.reply.id))
+
+    async def _compare_disliked(self, answer: Answer) -> None:
+        if self._desk.duels is not None and answer.reply is not None:
+            made = self._desk.duels.after_dislike(answer.reply.id, self._person.user_id)
+            await self._compare(answer, made)
+
+    async def _compare(self, answer: Answer, made: Awaitable[Duel | None]) -> None:
+        """Show a duel when it has come about; where it fails, nobody has missed anything."""
+        try:
+            duel = await made
+        except SolemateError as exc:
+            log.info("no_duel", error=type(exc).__name__)
+            return
+        if duel is not None and not self._client.is_deleted:
+            answer.compare(duel)
 
     async def _question_text(self, message_id: str) -> str | None:
         # A message can fail before the browser says that it was taken.
@@ -340,9 +402,12 @@ class ChatPage:
     def _ask(self, text: str, message_id: str) -> None:
         self._composer.ask(text, message_id)
 
-    def _on_stop(self) -> None:
-        for message_id in self._following[:1]:
-            self._desk.lanes.stop(self._conversation_id, message_id)
+    async def _on_stop(self) -> None:
+        try:
+            for message_id in self._following[:1]:
+                await self._desk.lanes.stop(self._conversation_id, message_id)
+        except SolemateError as exc:
+            self._complain("not_saved", exc)
 
     async def _on_forget(self, event: GenericEventArguments) -> None:
         """Delete a conversation, if it is this person's."""

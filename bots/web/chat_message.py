@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from nicegui import ui
 
 from bots.web.desk import Desk
+from bots.web.duel_panel import DuelPanel
 from bots.web.elements import Button, Tag, drawing, logo
 from bots.web.person import Person
+from bots.web.sources import show_sources
 from bots.web.thumbs import Thumbs
+from core.duels import Duel
 from core.messages import (
     Delta,
     Done,
@@ -22,7 +25,6 @@ from core.messages import (
     Replaced,
     Reply,
     Seen,
-    Source,
 )
 from core.wording import tag_words
 
@@ -76,15 +78,21 @@ class Answer:
         question: Question,
         *,
         on_choice: Callable[[str, str], None],
+        on_dislike: Callable[[Answer], Awaitable[None]],
         announce: Callable[[str], None],
     ) -> None:
-        """`on_choice` hears a suggestion that was pressed, and the message id it is sent with."""
+        """`on_choice` hears a suggestion that was pressed, and the message id it is sent with.
+
+        `on_dislike` hears of a thumb down once it is stored.
+        """
         self._desk = desk
         self._person = person
         self._question = question
         self._on_choice = on_choice
+        self._on_dislike = on_dislike
         self._announce = announce
         self._said = ""
+        self.reply: Reply | None = None
         label = person.words("answer")
         with Tag("div", classes="answer", role="article", aria_label=label):
             logo()
@@ -111,15 +119,21 @@ class Answer:
 
     def finish(self, reply: Reply, verdict: Feedback | None = None) -> None:
         """Show the whole reply with sources, suggestions and thumbs."""
+        self.reply = reply
         self._question.show_tags(reply.tags)
         self._body.clear()
         with self._body:
             self._show_text(reply)
             if reply.sources:
-                _show_sources(reply.sources, self._person)
+                show_sources(reply.sources, self._person)
             if reply.suggestions:
                 self._offer(reply)
             self._show_tools(reply, verdict)
+
+    def compare(self, duel: Duel) -> None:
+        """Ask under the answer which of two is better."""
+        with self._body:
+            DuelPanel(self._desk, self._person, duel)
 
     def fail(self, sentence: str) -> None:
         """Say why there is no answer."""
@@ -174,7 +188,9 @@ class Answer:
                 data_text=reply.text,
                 data_done=words("copied"),
             )
-            thumbs = Thumbs(self._desk, self._person, reply, verdict)
+            thumbs = Thumbs(
+                self._desk, self._person, reply, verdict, lambda: self._on_dislike(self)
+            )
             if reply.adapter and reply.outcome is not Outcome.QUOTED:
                 Tag("span", words("answered_by", adapter=reply.adapter), classes="adapter")
         thumbs.place_form(about_photo=bool(reply.tags))
@@ -184,17 +200,3 @@ def choice_button(text: str, message_id: str, on_choice: Callable[[str, str], No
     """A question that sends itself when it is pressed."""
     button = Button(text, classes="choice")
     button.on("click", lambda _: on_choice(text, message_id), args=[])
-
-
-def _show_sources(sources: Sequence[Source], person: Person) -> None:
-    with Tag("details", classes="sources"):
-        with Tag("summary"):
-            drawing("book")
-            Tag("span", person.words("sources", count=len(sources)))
-            drawing("chevron")
-        with Tag("ol"):
-            for source in sources:
-                with Tag("li"):
-                    Tag("strong", source.title, dir="auto")
-                    Tag("p", source.text, dir="auto")
-                    Tag("small", source.source)

@@ -38,7 +38,7 @@ class Composer(ui.element, component="composer.js"):
         *,
         max_photo_bytes: int,
         on_asked: Callable[[str], Awaitable[None]],
-        on_stop: Callable[[], None],
+        on_stop: Callable[[], Awaitable[None]],
     ) -> None:
         """`on_asked` hears the id of each message that was taken in."""
         super().__init__()

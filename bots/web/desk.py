@@ -10,17 +10,23 @@ from dataclasses import dataclass, replace
 
 from bots.feeds import Elsewhere, Feeds
 from bots.lanes import Lanes
+from core.duels import Duels
 from core.engine import Engine
 from core.errors import NotFound, SolemateError
 from core.inbox import Inbox
 from core.messages import Done, Event, Feedback, Platform, Turn, UserMessage
+from core.notices import Notices
 from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """The expert as the web sees it."""
+    """The expert as the web sees it.
+
+    Without `duels` nobody is asked to compare answers, without `notices` nobody is told what they
+    taught.
+    """
 
     store: Store
     inbox: Inbox
@@ -29,6 +35,8 @@ class Desk:
     feeds: Feeds
     photo_limits: PhotoLimits
     expire_seconds: float
+    duels: Duels | None = None
+    notices: Notices | None = None
 
     async def ask(
         self, message: UserMessage, *, sender: str | None = None
@@ -100,16 +108,14 @@ class Desk:
     async def forget(self, conversation_id: str) -> bool:
         """Delete a conversation with all that belongs to it; whether there was one.
 
-        An answer under way ends first, or it would be stored after the deletion.
+        An answer under way ends first, on whatever replica, or it would be stored afterwards.
         """
-        waiting = await self.inbox.pending(conversation_id)
-        under_way = [one for one in waiting if self.lanes.stop(conversation_id, one.id)]
-        found = await self.store.delete_conversation(conversation_id)
-        for message in under_way:
+        for message in await self.inbox.call_off(conversation_id):
+            await self.lanes.stop(conversation_id, message.id)
             with suppress(SolemateError):
                 async for _ in self.follow(message.platform, conversation_id, message.id):
                     pass
-        return await self.store.delete_conversation(conversation_id) or found
+        return await self.store.delete_conversation(conversation_id)
 
     def expired(self, turn: Turn) -> bool:
         """Whether the model has forgotten a turn because the conversation was silent too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
@@ -22,12 +23,23 @@ MOST_CHARACTERS = "4000"
 class Thumbs:
     """A person's verdict on a reply: shown as it is stored, and stored with every press."""
 
-    def __init__(self, desk: Desk, person: Person, reply: Reply, verdict: Feedback | None) -> None:
-        """Put the two buttons into the row that is open, and the note beside them."""
+    def __init__(
+        self,
+        desk: Desk,
+        person: Person,
+        reply: Reply,
+        verdict: Feedback | None,
+        on_dislike: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Put the two buttons into the row that is open, and the note beside them.
+
+        `on_dislike` hears of a thumb down once it is stored.
+        """
         self._desk = desk
         self._person = person
         self._reply = reply
         self._verdict = verdict
+        self._on_dislike = on_dislike
         self._buttons = {
             Rating.UP: self._button(Rating.UP, "up", "thumb_up"),
             Rating.DOWN: self._button(Rating.DOWN, "down", "thumb_down"),
@@ -58,6 +70,7 @@ class Thumbs:
             return
         if rating is Rating.DOWN and self._form is None:
             self._open_form()
+            await self._on_dislike()
         elif rating is Rating.UP:
             self._close_form()
 

@@ -155,13 +155,16 @@ class FakeSlack:
         event: Json = body["event"]
         return event
 
-    async def mentions(self, text: str, *, channel: str = GENERAL, **more: Any) -> Json:
+    async def mentions(
+        self, text: str, *, channel: str = GENERAL, mention_first: bool = False, **more: Any
+    ) -> Json:
         """A person mentions the bot in a channel, which makes two events of one message."""
         body = self.message(f"<@{BOT_USER}> {text}", channel=channel, **more)
         event: Json = body["event"]
         twin = self.body({k: v for k, v in event.items() if k != "channel_type"})
         twin["event"]["type"] = "app_mention"
-        await asyncio.gather(self.send(body), self.send(twin))
+        twins = (twin, body) if mention_first else (body, twin)
+        await asyncio.gather(*map(self.send, twins))
         return event
 
     def file(self, data: bytes, kind: str = "image/jpeg", *, path: str = "") -> Json:
@@ -178,9 +181,11 @@ class FakeSlack:
         """A person presses a button; what was sent."""
         button = next(one for one in under.buttons if one["value"] == data)
         action = {"type": "button", "action_id": button["action_id"], "value": data}
-        return await self.acts(action, user=user, channel=channel or under.channel)
+        container = {"message_ts": under.ts, "is_ephemeral": bool(under.only_for)}
+        channel = channel or under.channel
+        return await self.acts(action, user=user, channel=channel, container=container)
 
-    async def acts(self, action: Json, *, user: str = ANN, channel: str = "") -> Json:
+    async def acts(self, action: Json, *, user: str = ANN, channel: str = "", **more: Any) -> Json:
         """A person does something with a block."""
         number = next(self._numbers)
         body: Json = {
@@ -190,6 +195,7 @@ class FakeSlack:
             "api_app_id": "A1",
             "trigger_id": f"trigger{number}",
             "actions": [action | {"action_ts": f"1790000000.{number:06}", "block_id": "b"}],
+            **more,
         }
         if channel:
             body["channel"] = {"id": channel}
@@ -214,10 +220,13 @@ class FakeSlack:
         await self.send(body, "interactive")
         return body
 
-    async def reacts(self, name: str, to: Shown, *, user: str = ANN) -> Json:
-        """A person puts an emoji on a message; what was sent."""
+    async def reacts(
+        self, name: str, to: Shown, *, user: str = ANN, taken_off: bool = False
+    ) -> Json:
+        """A person puts an emoji on a message, or takes it off; what was sent."""
         item = {"type": "message", "channel": to.channel, "ts": to.ts}
-        event = {"type": "reaction_added", "user": user, "reaction": name, "item": item}
+        kind = "reaction_removed" if taken_off else "reaction_added"
+        event = {"type": kind, "user": user, "reaction": name, "item": item}
         body = self.body(event)
         await self.send(body)
         return body

@@ -1,6 +1,7 @@
 """A process that answers in the Slack at an address until it is killed: ours, or the library's own.
 
-`slack_worker.py solemate FOLDER ADDRESS` stores in the folder; SIGTERM stops it in order.
+`slack_worker.py solemate FOLDER ADDRESS` stores in the folder; SIGTERM stops it in order. Said
+`faltering` instead, its model never comes to an end.
 `slack_worker.py library FOLDER ADDRESS` is Bolt as its manual starts and closes it, with a listener
 that takes a while.
 """
@@ -18,8 +19,11 @@ from slack_bolt.context.say.async_say import AsyncSay
 from slack_sdk.web.async_client import AsyncWebClient
 
 from core.logs import configure_logs
+from core.model import ChatModel
+from tests.bots.desks import ANSWER
 from tests.bots.slack_fake import APP_TOKEN, BOT_TOKEN, FakeSlack
 from tests.bots.slack_world import opened
+from tests.fakes import FalteringChatModel
 
 LISTENER_SECONDS = 5.0
 
@@ -38,9 +42,9 @@ def elsewhere(address: str) -> FakeSlack:
     return there
 
 
-async def solemate(folder: Path, there: FakeSlack) -> None:
+async def solemate(folder: Path, there: FakeSlack, model: ChatModel | None = None) -> None:
     told = until_told()
-    async with opened(folder, there) as world:
+    async with opened(folder, there, model) as world:
         await world.desk.inbox.take_over()
         taking = asyncio.create_task(world.intake.run())
         async with world.desk.lanes.running():
@@ -68,4 +72,8 @@ async def library(there: FakeSlack) -> None:
 if __name__ == "__main__":
     kind, state, fake = sys.argv[1], Path(sys.argv[2]), elsewhere(sys.argv[3])
     configure_logs("error", state / "worker.log")
-    asyncio.run(library(fake) if kind == "library" else solemate(state, fake))
+    if kind == "library":
+        asyncio.run(library(fake))
+    else:
+        model = FalteringChatModel([ANSWER]) if kind == "faltering" else None
+        asyncio.run(solemate(state, fake, model))

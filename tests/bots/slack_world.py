@@ -28,7 +28,8 @@ from bots.web.desk import Desk
 from core.messages import Feedback, Platform
 from core.model import ChatModel
 from core.privacy import Pseudonyms
-from tests.bots.desks import PLENTY, open_desk
+from core.settings import Duels as DuelSettings
+from tests.bots.desks import NO_DUELS, PLENTY, open_desk
 from tests.bots.slack_fake import ANN, APP_TOKEN, BOT_TOKEN, SECRET, FakeSlack
 
 PSEUDONYMS = Pseudonyms(b"a key for tests")
@@ -105,6 +106,7 @@ async def opened(
     allowance: Allowance = PLENTY,
     pace: Pace | None = None,
     app_token: str = APP_TOKEN,
+    duels: DuelSettings = NO_DUELS,
 ) -> AsyncIterator[World]:
     """Everything, before anything runs."""
     bots: dict[Platform, Bot] = {}
@@ -112,12 +114,15 @@ async def opened(
     clock = Clock()
     access = access_to(fake, mode=mode, guests=guests, app_token=app_token)
     async with (
-        open_desk(folder, model, bots=bots, prepare=prepare, allowance=allowance) as desk,
+        open_desk(
+            folder, model, bots=bots, prepare=prepare, allowance=allowance, duels=duels
+        ) as desk,
         open_slack(
             access,
             store=desk.store,
             inbox=desk.inbox,
             pseudonyms=PSEUDONYMS,
+            duels=desk.duels,
             courier=Courier(read_error, sleep=clock.sleep, clock=clock),
             pace=pace or Pace(append_seconds=0),
         ) as slack,

@@ -109,6 +109,8 @@ class FakeTelegram:
         self.takes_drafts = True
         self.webhook = ""
         self.webhook_error = ""
+        # The commands that a chat's menu lists in a language; None is everybody's, and any other.
+        self.menus: dict[tuple[int | None, str | None], list[str]] = {}
         self.patience_seconds = 30.0
         self.conflicts = 0
         self.floods = 0
@@ -163,9 +165,19 @@ class FakeTelegram:
         await self.update(message=message)
         return message
 
+    async def sends_file(self, data: bytes, kind: str = "image/jpeg", **more: Any) -> Json:
+        """A person sends a photo as a file, which Telegram leaves as it is."""
+        name = f"file{len(self.files)}"
+        self.files[name] = data
+        document = {"file_id": name, "file_unique_id": name, "file_name": "shoe.jpg"}
+        document |= {"mime_type": kind, "file_size": len(data)}
+        return await self.says(document=document, **more)
+
     async def sends_photo(self, data: bytes, *, caption: str = "", **more: Any) -> Json:
         """A person sends a photo in two sizes."""
-        words = {"caption": caption, "caption_entities": _mentions(caption)} if caption else {}
+        words: Json = {}
+        if caption:
+            words = {"caption": caption, "caption_entities": _mentions(caption)}
         return await self.says(photo=self.photo(data), **words, **more)
 
     def photo(self, data: bytes) -> list[Json]:
@@ -184,15 +196,16 @@ class FakeTelegram:
 
     async def presses(self, data: str, under: Shown, *, user: int = ANN) -> None:
         """A person presses a button."""
-        await self.update(
-            callback_query={
-                "id": f"query{self.next_update}",
-                "from": self.person(user),
-                "chat_instance": "1",
-                "data": data,
-                "message": self._as_message(under),
-            }
-        )
+        await self.update(callback_query=self._press(data, under, user))
+
+    def _press(self, data: str, under: Shown, user: int) -> Json:
+        return {
+            "id": f"query{self.next_update}",
+            "from": self.person(user),
+            "chat_instance": "1",
+            "data": data,
+            "message": self._as_message(under),
+        }
 
     async def reacts(
         self, emoji: str, to: Shown, *, user: int = ANN, before: str = "", **more: Any
@@ -225,6 +238,11 @@ class FakeTelegram:
         """An update with this message, as it is posted to a webhook."""
         self.next_update += 1
         return {"update_id": self.next_update, "message": message}
+
+    def numbered_press(self, data: str, under: Shown, *, user: int = ANN) -> Json:
+        """An update with a press of a button, as it is posted to a webhook."""
+        self.next_update += 1
+        return {"update_id": self.next_update, "callback_query": self._press(data, under, user)}
 
     def delete(self, shown: Shown) -> None:
         """A person deletes a message."""
@@ -346,6 +364,15 @@ class FakeTelegram:
 
     async def _getMe(self, values: Json) -> Json:
         return {"id": BOT_ID, "is_bot": True, "first_name": "Solemate", "username": USERNAME}
+
+    async def _setMyCommands(self, values: Json) -> bool:
+        chat = values.get("scope", {}).get("chat_id")
+        spoken = {update["message"]["chat"]["id"] for update in self.sent if "message" in update}
+        if chat is not None and chat not in spoken:
+            raise Refusal(400, "Bad Request: chat not found")
+        names = [one["command"] for one in values["commands"]]
+        self.menus[chat, values.get("language_code")] = names
+        return True
 
     async def _setWebhook(self, values: Json) -> bool:
         self.webhook = values["url"]

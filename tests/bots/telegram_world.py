@@ -25,7 +25,8 @@ from bots.web.desk import Desk
 from core.messages import Feedback, Platform
 from core.model import ChatModel
 from core.privacy import Pseudonyms
-from tests.bots.desks import PLENTY, open_desk
+from core.settings import Duels as DuelSettings
+from tests.bots.desks import NO_DUELS, PLENTY, open_desk
 from tests.bots.telegram_fake import ANN, BOT_ID, TOKEN, FakeTelegram
 
 PSEUDONYMS = Pseudonyms(b"a key for tests")
@@ -90,6 +91,7 @@ async def opened(
     width: int = 4,
     lease_seconds: float = 60.0,
     album_seconds: float = 0.2,
+    duels: DuelSettings = NO_DUELS,
 ) -> AsyncIterator[World]:
     """Everything, before anything runs."""
     bots: dict[Platform, Bot] = {}
@@ -106,6 +108,7 @@ async def opened(
                 allowance=allowance,
                 width=width,
                 lease_seconds=lease_seconds,
+                duels=duels,
             )
         )
         telegram = await stack.enter_async_context(
@@ -115,6 +118,7 @@ async def opened(
                 inbox=desk.inbox,
                 pseudonyms=PSEUDONYMS,
                 max_photo_bytes=200_000,
+                duels=desk.duels,
                 album_seconds=album_seconds,
                 courier=Courier(
                     read_error,

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from bots.web.health import Condition, HealthCheck, PartHealth
 from core.errors import ModelUnavailable, StoreError
 from core.messages import Platform, Rating, UserMessage
 from core.model import Piece
-from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk
+from core.notices import Notices
+from core.wording import say
+from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk, teach
 from tests.fakes import FakeChatModel, HeldChatModel
 
 OPTIONS = ApiOptions(
@@ -101,6 +104,33 @@ async def test_a_question_gets_an_answer_with_its_sources(tmp_path: Path) -> Non
         "total",
         "own",
     }
+
+
+async def test_a_session_is_told_once_what_it_taught(tmp_path: Path) -> None:
+    async with api(tmp_path) as (_, desk):
+        telling = replace(desk, notices=Notices(desk.store))
+        async with client_of(api_of(telling)) as http:
+            answer = (await http.post("/chat", json=QUESTION)).json()
+            session = {"session_id": answer["session_id"]}
+            assert (await http.post("/notice", json=session)).json() == {"notice": None}
+            owner = f"api:{answer['session_id']}"
+            await teach(desk.store, answer["message_id"], owner, "Brush them.")
+            stranger = {"session_id": "somebody-else"}
+            assert (await http.post("/notice", json=stranger)).json() == {"notice": None}
+            told = (await http.post("/notice", json=session)).json()["notice"]
+            again = (await http.post("/notice", json=session)).json()
+    assert told["lessons"] == [{"question": QUESTION["message"], "text": "Brush them."}]
+    assert (told["language"], again) == ("en", {"notice": None})
+    assert told["message"].startswith(say("taught_me", "en"))
+
+
+async def test_where_people_are_not_told_a_session_is_not_either(tmp_path: Path) -> None:
+    async with api(tmp_path) as (http, desk):
+        answer = (await http.post("/chat", json=QUESTION)).json()
+        session = answer["session_id"]
+        await teach(desk.store, answer["message_id"], f"api:{session}", "Brush them.")
+        response = await http.post("/notice", json={"session_id": session})
+    assert response.json() == {"notice": None}
 
 
 async def test_a_session_goes_on_where_it_was(tmp_path: Path) -> None:

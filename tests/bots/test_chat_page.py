@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -37,14 +38,18 @@ from bots.web.desk import Desk
 from core.engine import Engine, Options
 from core.errors import SolemateError, StoreError
 from core.inbox import Inbox
-from core.messages import Feedback, ImageTag, Passage, Platform, Rating, Reason
+from core.messages import Feedback, ImageTag, Passage, Platform, Rating, Reason, Winner
 from core.model import Sampling
+from core.notices import Notices
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
 from core.retrieval import Relevance, Retrieved
+from core.settings import Duels as DuelSettings
 from core.store import Store
+from core.tables import duels
 from core.wording import say
-from tests.fakes import FakeRetriever, FakeVision, RetellingModel
+from tests.bots.desks import NO_DUELS, open_duels, teach
+from tests.fakes import FakeChatModel, FakeRetriever, FakeVision, RetellingModel
 
 T = TypeVar("T")
 
@@ -99,6 +104,8 @@ FOUND = {
     "哪种": Retrieved(Relevance.CLARIFY, (CANVAS, YELLOW)),
 }
 
+# What the model says when it is asked once more.
+OTHER = "先拆下鞋带和鞋垫，用温水加中性洗涤剂和软毛刷顺着布纹刷，冲净后在鞋里塞白纸，再阴干。"
 
 SEEN = (
     ImageTag("白色", "white", "colour", 0.82),
@@ -152,6 +159,7 @@ class Site:
     async def _app(self, stack: AsyncExitStack) -> FastAPI:
         self._loop = asyncio.get_running_loop()
         self.model = RetellingModel()
+        self.other = FakeChatModel([OTHER])
         self.retriever = FakeRetriever(FOUND)
         self.store = await stack.enter_async_context(Store(f"sqlite:///{self._folder}/test.db"))
         limits = PhotoLimits(max_bytes=2_000_000, max_pixels=10_000_000)
@@ -189,7 +197,10 @@ class Site:
             limits=Limits(Allowance(1000, 1000, 10000)),
             width=8,
         )
-        return Desk(self.store, inbox, engine, lanes, feeds, limits, 3600)
+        duels = open_duels(self.store, self.other, NO_DUELS)
+        return Desk(
+            self.store, inbox, engine, lanes, feeds, limits, 3600, duels, Notices(self.store)
+        )
 
 
 async def _always_base(_: str) -> str:
@@ -559,9 +570,10 @@ def test_stop_ends_the_answer_where_it_is(visit: Visit, monkeypatch: pytest.Monk
     lanes, heard = visitor.site.desk.lanes, threading.Event()
     stop = lanes.stop
 
-    def stop_and_tell(conversation_id: str, message_id: str) -> bool:
+    async def stop_and_tell(conversation_id: str, message_id: str) -> bool:
+        stopped = await stop(conversation_id, message_id)
         heard.set()
-        return stop(conversation_id, message_id)
+        return stopped
 
     monkeypatch.setattr(lanes, "stop", stop_and_tell)
     visitor.site.model_gate(open_=False)
@@ -971,3 +983,97 @@ def _tab_to(visitor: Visitor, name: str, *, key: str = "Tab") -> None:
             return
         visitor.page.keyboard.press(key)
     raise AssertionError(f"No {key} reaches {name!r}.")
+
+
+# Two answers side by side.
+
+
+# NiceGUI has one page for each path in a process, so there can be no second site.
+@pytest.fixture
+def arena(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The site, where everybody is asked to compare for a while."""
+    rules = DuelSettings(share=1.0, disliked_share=1.0, per_person_per_day=100)
+    monkeypatch.setattr(site.desk.duels, "_rules", rules)
+    return site
+
+
+@pytest.fixture(params=SIZES)
+def asked(request: pytest.FixtureRequest, browser: Browser, arena: Site) -> Iterator[Visitor]:
+    """Somebody who has an answer, and is asked to compare it with another."""
+    visitor = Visitor(browser, arena, request.param)
+    visitor.ask("帆布鞋怎么洗？")
+    visitor.page.locator(".duel").wait_for()
+    yield visitor
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def winners(visitor: Visitor) -> list[str | None]:
+    """What became of the person's duels."""
+    user_id = visitor.turns()[-1].user_id
+    query = sa.select(duels.c.winner).where(duels.c.user_id == user_id)
+    work = visitor.site.store.run(lambda connection: connection.execute(query).scalars().all())
+    return list(visitor.site.run(work))
+
+
+def test_two_answers_stand_side_by_side_and_the_better_one_is_kept(asked: Visitor) -> None:
+    panel = asked.page.locator(".duel")
+    texts = panel.locator(".duel-side .prose").all_inner_texts()
+    assert sorted(texts) == sorted([OTHER, asked.turns()[-1].reply.text])
+    first, second = (one.bounding_box() for one in panel.locator(".duel-side").all())
+    wide = asked.page.viewport_size["width"] > 800
+    assert (abs(first["y"] - second["y"]) < 8) is wide
+    better = "a" if texts[0] == OTHER else "b"
+    asked.press("duel_pick", side=better.upper())
+    expect(panel.locator(".note")).to_have_text(say("duel_thanks", "zh"))
+    expect(panel.get_by_role("button")).to_have_count(0)
+    expect(panel.locator(".picked .prose")).to_have_text(OTHER)
+    assert winners(asked) == [Winner.SECOND]
+    asked.reload()
+    expect(asked.page.locator(".duel")).to_have_count(0)
+
+
+def test_a_duel_that_was_not_answered_is_there_again_and_asked_once(asked: Visitor) -> None:
+    asked.reload()
+    asked.page.locator(".duel").wait_for()
+    asked.press("duel_same")
+    expect(asked.page.locator(".duel .note")).to_have_text(say("duel_thanks", "zh"))
+    assert winners(asked) == [Winner.NEITHER]
+
+
+def test_whoever_does_not_want_to_be_asked_says_so_and_can_change_their_mind(
+    asked: Visitor,
+) -> None:
+    asked.press("duel_off")
+    expect(asked.page.locator(".duel .note")).to_have_text(say("duel_off_done", "zh"))
+    user_id = asked.turns()[-1].user_id
+    assert not asked.site.run(asked.site.store.wishes_of(user_id)).duels
+    asked.ask("帆布鞋发黄怎么办？")
+    asked.reload()
+    if asked.page.viewport_size["width"] < 800:
+        asked.press("conversations")
+    switch = asked.page.get_by_role("switch", name=say("wish_duels", "zh"))
+    expect(switch).to_have_attribute("aria-checked", "false")
+    switch.click()
+    expect(switch).to_have_attribute("aria-checked", "true")
+    assert asked.site.run(asked.site.store.wishes_of(user_id)).duels
+    assert len(winners(asked)) == 1
+
+
+def test_whoever_taught_something_is_told_at_their_next_visit_once(visit: Visit) -> None:
+    visitor = visit()
+    visitor.ask("帆布鞋怎么洗？")
+    turn = visitor.turns()[-1]
+    text = "先拆鞋带，再用软毛刷 <b>轻轻</b> 刷。"
+    visitor.site.run(teach(visitor.site.store, turn.reply.id, turn.user_id, text))
+    visitor.reload()
+    told = visitor.page.locator(".taught")
+    expect(told).to_contain_text(text)
+    visitor.reload()
+    visitor.answers.first.wait_for()
+    expect(told).to_have_count(0)
+    visitor.page.get_by_role("switch", name=say("wish_tell", "zh")).click()
+    expect(visitor.page.get_by_role("switch", name=say("wish_tell", "zh"))).to_have_attribute(
+        "aria-checked", "false"
+    )
+    assert not visitor.site.run(visitor.site.store.wishes_of(turn.user_id)).tell

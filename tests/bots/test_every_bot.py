@@ -16,13 +16,14 @@ import sqlalchemy as sa
 from bots.lanes import Allowance
 from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
-from core.messages import ChatMessage, Feedback, Rating
+from core.messages import ChatMessage, Feedback, Rating, Side, Winner
 from core.model import ChatModel, Piece, Sampling
 from core.retrieval import Query, Retrieved
-from core.tables import feedback_events, turns
+from core.settings import Duels as DuelSettings
+from core.tables import duels, feedback_events, turns
 from core.wording import say
 from tests.bots import slack_fake, slack_world, telegram_fake, telegram_world
-from tests.bots.desks import ANSWER, PLENTY, open_desk
+from tests.bots.desks import ALWAYS, ANSWER, NO_DUELS, OTHER, PLENTY, open_desk
 from tests.fakes import FakeChatModel, HeldChatModel
 
 QUESTION = "How do I wash canvas shoes?"
@@ -38,11 +39,26 @@ class Answer:
     handle: Any
 
 
+@dataclass
+class Compared:
+    """Two answers as a person is asked to compare them, and how the platform would find them."""
+
+    duel_id: str
+    a: str
+    b: str
+    handle: Any
+
+
 class BotUnderTest(Protocol):
     """A platform and its people; it outlives the solemate that answers there."""
 
     def running(
-        self, folder: Path, model: ChatModel | None = None, *, allowance: Allowance = PLENTY
+        self,
+        folder: Path,
+        model: ChatModel | None = None,
+        *,
+        allowance: Allowance = PLENTY,
+        duels: DuelSettings = NO_DUELS,
     ) -> AbstractAsyncContextManager[Desk]:
         """A solemate that answers on the platform."""
         ...
@@ -61,6 +77,14 @@ class BotUnderTest(Protocol):
 
     async def press(self, answer: Answer, rating: Rating) -> None:
         """The person presses a thumb under an answer, and sees that it was taken."""
+        ...
+
+    async def compared(self, answer: Answer) -> Compared:
+        """Wait until somebody is asked to compare this answer with another."""
+        ...
+
+    async def pick(self, compared: Compared, side: Side) -> None:
+        """The person picks one, and sees that it was taken."""
         ...
 
     def texts(self, by: str = ANN) -> Sequence[str]:
@@ -82,10 +106,17 @@ class TelegramUnderTest:
 
     @asynccontextmanager
     async def running(
-        self, folder: Path, model: ChatModel | None = None, *, allowance: Allowance = PLENTY
+        self,
+        folder: Path,
+        model: ChatModel | None = None,
+        *,
+        allowance: Allowance = PLENTY,
+        duels: DuelSettings = NO_DUELS,
     ) -> AsyncIterator[Desk]:
         async with (
-            telegram_world.opened(folder, self._fake, model, allowance=allowance) as world,
+            telegram_world.opened(
+                folder, self._fake, model, allowance=allowance, duels=duels
+            ) as world,
             telegram_world.running(world),
         ):
             yield world.desk
@@ -107,6 +138,19 @@ class TelegramUnderTest:
         await self._fake.presses(f"{rating}:{answer.reply_id}", answer.handle)
         await self._fake.until(lambda: len(self._fake.called("answerCallbackQuery")) > before)
 
+    async def compared(self, answer: Answer) -> Compared:
+        def asked() -> list[telegram_fake.Shown]:
+            return [one for one in self._fake.shown if any(d.startswith("a:") for d in one.data)]
+
+        await self._fake.until(lambda: bool(asked()))
+        shown = asked()[-1]
+        a, b = shown.text.split("\n\n")[1:3]
+        return Compared(telegram_world.reply_id(shown.data), a[2:], b[2:], shown)
+
+    async def pick(self, compared: Compared, side: Side) -> None:
+        await self._fake.presses(f"{side}:{compared.duel_id}", compared.handle)
+        await self._fake.until(lambda: compared.handle.data == [f"{side}:{compared.duel_id}"])
+
     def texts(self, by: str = ANN) -> Sequence[str]:
         return self._fake.texts(self.people[by])
 
@@ -124,9 +168,16 @@ class SlackUnderTest:
 
     @asynccontextmanager
     async def running(
-        self, folder: Path, model: ChatModel | None = None, *, allowance: Allowance = PLENTY
+        self,
+        folder: Path,
+        model: ChatModel | None = None,
+        *,
+        allowance: Allowance = PLENTY,
+        duels: DuelSettings = NO_DUELS,
     ) -> AsyncIterator[Desk]:
-        async with slack_world.solemate(folder, self._fake, model, allowance=allowance) as world:
+        async with slack_world.solemate(
+            folder, self._fake, model, allowance=allowance, duels=duels
+        ) as world:
             yield world.desk
 
     async def say(self, text: str, *, by: str = ANN) -> Any:
@@ -148,6 +199,20 @@ class SlackUnderTest:
     async def press(self, answer: Answer, rating: Rating) -> None:
         await self._fake.presses(f"{rating}:{answer.reply_id}", answer.handle)
         await self._fake.all_acknowledged()
+
+    async def compared(self, answer: Answer) -> Compared:
+        def asked() -> list[slack_fake.Shown]:
+            return [one for one in self._fake.shown if any(d.startswith("a:") for d in one.data)]
+
+        await self._fake.until(lambda: bool(asked()))
+        shown = asked()[-1]
+        texts = [block["text"] for block in shown.blocks if block["type"] == "markdown"]
+        a, b = (text.partition("\n\n")[0] for text in texts)
+        return Compared(slack_world.reply_id(shown.data), a, b, shown)
+
+    async def pick(self, compared: Compared, side: Side) -> None:
+        await self._fake.presses(f"{side}:{compared.duel_id}", compared.handle)
+        await self._fake.until(lambda: not compared.handle.data)
 
     def texts(self, by: str = ANN) -> Sequence[str]:
         return self._fake.texts(f"D{self.people[by]}")
@@ -178,10 +243,15 @@ class WebUnderTest:
 
     @asynccontextmanager
     async def running(
-        self, folder: Path, model: ChatModel | None = None, *, allowance: Allowance = PLENTY
+        self,
+        folder: Path,
+        model: ChatModel | None = None,
+        *,
+        allowance: Allowance = PLENTY,
+        duels: DuelSettings = NO_DUELS,
     ) -> AsyncIterator[Desk]:
         options = ApiOptions("solemate", 200, "http://127.0.0.1:8080")
-        async with open_desk(folder, model, allowance=allowance) as desk:
+        async with open_desk(folder, model, allowance=allowance, duels=duels) as desk:
             app = create_api(desk, parts={}, options=options)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(
@@ -221,6 +291,18 @@ class WebUnderTest:
             "feedback": f"thumbs_{rating}",
         }
         assert (await self._http.post("/feedback", json=body)).status_code == 200
+
+    async def compared(self, answer: Answer) -> Compared:
+        assert self._http is not None
+        body = {"session_id": answer.handle.by, "message_id": answer.reply_id}
+        found = (await self._http.post("/duel", json=body)).json()["duel"]
+        texts = found["a"]["message"], found["b"]["message"]
+        return Compared(found["duel_id"], *texts, answer.handle)
+
+    async def pick(self, compared: Compared, side: Side) -> None:
+        assert self._http is not None
+        body = {"session_id": compared.handle.by, "duel_id": compared.duel_id, "better": side}
+        assert (await self._http.post("/duel/pick", json=body)).status_code == 200
 
     def texts(self, by: str = ANN) -> Sequence[str]:
         return [asked.text for asked in self._asked if asked.by == by and asked.text]
@@ -274,6 +356,13 @@ class CrowdedModel(FakeChatModel):
         await self.gate.wait()
         async for piece in super().stream(prompt, adapter, sampling):
             yield piece
+
+
+async def winners(desk: Desk) -> list[tuple[str, str | None]]:
+    """Everybody who was asked to compare, and what they picked."""
+    query = sa.select(duels.c.user_id, duels.c.winner).order_by(duels.c.created_at)
+    rows = await desk.store.run(lambda connection: connection.execute(query).all())
+    return [(row.user_id, row.winner) for row in rows]
 
 
 async def verdicts(desk: Desk) -> list[str]:
@@ -412,3 +501,35 @@ async def test_the_asker_and_whoever_presses_are_the_same_person(
         verdict = await desk.store.verdict(answer.reply_id, rater)
     assert asker == rater
     assert verdict == Feedback(answer.reply_id, rater, Rating.UP)
+
+
+async def test_two_answers_are_compared_and_the_asker_picks_the_better_one(
+    tmp_path: Path, bot: BotUnderTest
+) -> None:
+    model = FakeChatModel([ANSWER, OTHER])
+    async with bot.running(tmp_path, model, duels=ALWAYS) as desk:
+        await bot.say(QUESTION)
+        [answer] = await bot.answers()
+        compared = await bot.compared(answer)
+        assert {compared.a, compared.b} == {ANSWER, OTHER}
+        await bot.pick(compared, Side.A if compared.a == OTHER else Side.B)
+        [(user, winner)] = await winners(desk)
+        assert winner == Winner.SECOND
+        assert (await desk.store.turn(answer.reply_id)).user_id == user
+
+
+async def test_somebody_who_was_asked_to_compare_is_not_asked_again_that_day(
+    tmp_path: Path, bot: BotUnderTest
+) -> None:
+    model = FakeChatModel([ANSWER, OTHER, ANSWER])
+    async with bot.running(tmp_path, model, duels=ALWAYS) as desk:
+        await bot.say(QUESTION)
+        [answer] = await bot.answers()
+        await bot.pick(await bot.compared(answer), Side.SAME)
+        await bot.say("And white canvas?")
+        await bot.answers(2)
+        await bot.say("canvas?", by=BEN)
+        await bot.answers(3)
+        assert [winner for _, winner in await winners(desk)][0] == Winner.NEITHER
+        asked = [user for user, _ in await winners(desk)]
+        assert len(asked) == len(set(asked))

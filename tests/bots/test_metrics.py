@@ -15,10 +15,11 @@ from bots.metrics import Metrics
 from core.backup import LAST_BACKUP
 from core.gauges import Gauges, read_gauges
 from core.gpu import GpuCollector
-from core.messages import Feedback, Outcome, Platform, Rating, Reply, Timings, Turn
+from core.messages import Feedback, Outcome, Platform, Rating, Reply, Timings, Turn, Winner
 from core.routes import Route
 from core.store import Store
-from core.tables import inbox, runs
+from core.tables import duels, inbox, runs
+from tests.training.canary_world import World
 
 NOON = 1_767_182_400.0
 REPLY = Reply(
@@ -142,6 +143,34 @@ async def test_the_store_s_counts_are_those_of_the_day(tmp_path: Path) -> None:
         found = await read_gauges(store, NOON)
     assert found.verdicts == {("v1", "up"): 1, ("v2", "down"): 1}
     assert (found.people, found.dead, found.runs) == (2, 1, {"training": 1})
+
+
+async def test_duels_of_the_day_are_counted_and_won_by_adapters(tmp_path: Path) -> None:
+    async with Store(f"sqlite:///{tmp_path}/store.db") as store:
+        world = await World.made(store, tmp_path)
+        await world.duelled(NOON, "old", "new", Winner.SECOND, Winner.SECOND, Winner.NEITHER)
+        await world.duelled(NOON, "new", "old", Winner.SECOND)
+        # An adapter beside itself wins nothing; nor do yesterday's and undecided ones.
+        await world.duelled(NOON, "old", "old", Winner.FIRST)
+        await world.duelled(NOON - 9, "old", "new", Winner.FIRST)
+        await world.duelled(NOON, "old", "newer", Winner.FIRST)
+        undecided = duels.update().where(duels.c.adapter == "newer").values(winner=None)
+        await store.run(lambda connection: connection.execute(undecided))
+        found = await read_gauges(store, NOON)
+    assert found.duels == {"answered": 5, "unanswered": 1}
+    assert found.duel_results == {
+        ("old", "won"): 1,
+        ("old", "lost"): 2,
+        ("old", "drawn"): 1,
+        ("new", "won"): 2,
+        ("new", "lost"): 1,
+        ("new", "drawn"): 1,
+    }
+    metrics = Metrics(CollectorRegistry())
+    metrics.holds(found)
+    page = Page(metrics)
+    assert page.value("solemate_duels", state="answered") == 5
+    assert page.value("solemate_duel_results", adapter="new", result="won") == 2
 
 
 RUN = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from bots.lanes import Allowance
+from bots.notices import Telling
 from bots.slack.people import Guests
 from bots.slack.probe import examine_slack
 from bots.slack.show import Pace
@@ -30,11 +32,14 @@ from core.messages import (
     Replaced,
     Reply,
     UserMessage,
+    Winner,
+    Wishes,
 )
+from core.notices import Notices
 from core.store import Store
-from core.tables import feedback_events, inbox, turns
+from core.tables import duels, feedback_events, inbox, turns
 from core.wording import say
-from tests.bots.desks import ANSWER
+from tests.bots.desks import ALWAYS, ANSWER, OTHER, teach
 from tests.bots.slack_fake import (
     ANN,
     BEN,
@@ -388,6 +393,46 @@ async def test_strangers_get_one_polite_line_and_no_answer(tmp_path: Path, fake:
     assert len(model.asked) == 2
 
 
+async def test_edited_and_deleted_messages_do_nothing(tmp_path: Path, fake: FakeSlack) -> None:
+    model = FakeChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model):
+        await fake.says("canvas?")
+        await fake.answered()
+        for subtype in ("message_changed", "message_deleted", "message_replied"):
+            await fake.says("white canvas?", subtype=subtype)
+        await fake.says("grey canvas?")
+        await fake.answered(2)
+        await fake.all_acknowledged()
+    assert len(model.asked) == len(fake.shown) == 2
+
+
+async def test_strangers_votes_do_not_count(tmp_path: Path, fake: FakeSlack) -> None:
+    guests = Guests(channels=frozenset({"C2"}), operators=frozenset({BEN}))
+    async with solemate(tmp_path, fake, guests=guests) as world:
+        await fake.mentions("canvas?", user=BEN)
+        shown = await fake.answered()
+        await fake.presses(shown.data[0], shown)
+        await fake.reacts("thumbsdown", shown)
+        await fake.all_acknowledged()
+        assert await world.rows(feedback_events.c.user_id) == []
+        await fake.reacts("thumbsdown", shown, user=BEN)
+        await fake.all_acknowledged()
+        assert len(await world.rows(feedback_events.c.user_id)) == 1
+
+
+async def test_a_slow_model_holds_up_no_acknowledgement(tmp_path: Path, fake: FakeSlack) -> None:
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model):
+        for _ in range(20):
+            await fake.says(QUESTION)
+        await fake.all_acknowledged()
+        assert model.asked == []
+        model.gate.set()
+        await fake.answered(20)
+        await fake.all_acknowledged()
+    assert len(fake.shown) == 20
+
+
 async def test_over_the_limit_there_is_one_friendly_line(tmp_path: Path, fake: FakeSlack) -> None:
     allowance = Allowance(messages_per_minute=1, photos_per_minute=1, messages_per_day=10)
     async with solemate(tmp_path, fake, allowance=allowance):
@@ -463,8 +508,25 @@ async def test_a_redelivery_is_answered_once(tmp_path: Path, fake: FakeSlack) ->
 
 async def test_a_redelivery_that_comes_alone_is_answered(tmp_path: Path, fake: FakeSlack) -> None:
     async with solemate(tmp_path, fake):
-        await fake.send(fake.message(QUESTION), retry=1)
-        await fake.answered()
+        for number in range(100):
+            user = f"U{number}"
+            await fake.send(fake.message(QUESTION, user=user, channel=f"D{user}"), retry=1)
+        await fake.answered(100)
+        await fake.all_acknowledged()
+    assert Counter(one.channel for one in fake.shown) == Counter(f"DU{n}" for n in range(100))
+
+
+@pytest.mark.parametrize("posts", [20, pytest.param(500, marks=pytest.mark.nightly)])
+async def test_both_events_of_a_mention_are_one_question_whichever_comes_first(
+    tmp_path: Path, fake: FakeSlack, posts: int
+) -> None:
+    async with solemate(tmp_path, fake):
+        for number in range(posts):
+            await fake.mentions("canvas?", user=f"U{number}", mention_first=number % 2 == 0)
+        await fake.answered(posts)
+        await fake.all_acknowledged()
+    threads = Counter(one.thread for one in fake.shown)
+    assert (len(threads), threads.total()) == (posts, posts)
 
 
 async def test_a_refused_message_that_comes_again_is_refused_once(
@@ -494,6 +556,17 @@ async def test_every_event_is_acknowledged(
 ) -> None:
     async with solemate(tmp_path, fake):
         await fake.acknowledged(await fake.send(fake.body(event)))
+    assert fake.shown == []
+
+
+async def test_fifty_unknown_kinds_of_events_are_acknowledged(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    async with solemate(tmp_path, fake):
+        for number in range(50):
+            await fake.send(fake.body({"type": f"made_up_{number}", "user": ANN}))
+        await fake.all_acknowledged()
+    assert len(set(fake.acks)) == 50
     assert fake.shown == []
 
 
@@ -596,7 +669,7 @@ async def test_a_signed_request_is_answered(tmp_path: Path, fake: FakeSlack) -> 
 async def test_a_replayed_request_has_one_effect(tmp_path: Path, fake: FakeSlack) -> None:
     async with solemate(tmp_path, fake, mode="http") as world:
         request = fake.signed(fake.message(QUESTION), time.time())
-        for _ in range(20):
+        for _ in range(100):
             assert (await world.post(*request)).status_code == 200
         await fake.answered()
         assert len(await world.rows(turns.c.reply_id)) == 1
@@ -880,6 +953,36 @@ async def test_an_emoji_counts_like_a_thumb(
     assert verdict.rating is rating
 
 
+async def test_an_emoji_taken_off_takes_its_thumb_back(tmp_path: Path, fake: FakeSlack) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        reply, counted = reply_id(shown.data), []
+        for name, taken_off in [("+1", False), ("-1", False), ("-1", True), ("+1", True)]:
+            await fake.reacts(name, shown, taken_off=taken_off)
+            await fake.all_acknowledged()
+            verdict = await world.verdict(reply)
+            counted.append(verdict and verdict.rating)
+    assert counted == [Rating.UP, Rating.DOWN, Rating.UP, None]
+
+
+async def test_an_emoji_taken_off_leaves_the_thumb_that_was_pressed_since(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        for _ in range(2):
+            await fake.reacts("+1", shown)
+            await fake.all_acknowledged()
+            await fake.presses(shown.data[0], shown)
+            await fake.all_acknowledged()
+            await fake.reacts("+1", shown, taken_off=True)
+            await fake.all_acknowledged()
+        reply = reply_id(shown.data)
+        assert await world.verdict(reply) == Feedback(reply, person(), Rating.UP)
+
+
 async def test_after_an_emoji_down_a_button_opens_the_form(tmp_path: Path, fake: FakeSlack) -> None:
     async with solemate(tmp_path, fake):
         await fake.mentions("canvas?")
@@ -972,3 +1075,61 @@ async def test_the_doctor_names_missing_scopes(fake: FakeSlack) -> None:
     fake.scopes = "chat:write,im:history"
     found = await examine_slack(access_to(fake))
     assert (found.health, "app_mentions:read" in found.found) == (Health.ILL, True)
+
+
+# --- two answers to compare ---
+
+
+async def test_whoever_switches_duels_off_in_home_or_where_they_stand_is_not_asked(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    model = FakeChatModel([ANSWER, OTHER])
+    async with solemate(tmp_path, fake, model, duels=ALWAYS) as world:
+        await fake.says(QUESTION)
+        await fake.until(lambda: any("duel_off" in one.data for one in fake.shown))
+        shown = next(one for one in fake.shown if "duel_off" in one.data)
+        await fake.presses("duel_off", shown)
+        await fake.until(lambda: not shown.data)
+        wishes = world.desk.store.wishes_of
+        assert await wishes(person()) == Wishes(duels=False)
+        await fake.opens_home()
+        await fake.until(lambda: ANN in fake.homes)
+        action = {"type": "checkboxes", "action_id": "wishes"}
+        await fake.acts(action | {"selected_options": [{"value": "duels"}]})
+        await fake.all_acknowledged()
+        assert await wishes(person()) == Wishes(tell=False)
+
+
+async def test_in_a_channel_the_asker_alone_sees_what_there_is_to_compare(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    model = FakeChatModel([ANSWER, OTHER])
+    async with solemate(tmp_path, fake, model, duels=ALWAYS) as world:
+        await fake.mentions(QUESTION)
+        await fake.until(lambda: any("duel_off" in one.data for one in fake.shown))
+        shown = next(one for one in fake.shown if "duel_off" in one.data)
+        assert shown.only_for == ANN
+        await fake.presses(shown.data[0], shown, user=BEN)
+        await fake.presses(shown.data[0], shown)
+        await fake.until(lambda: say("duel_thanks", "en") in fake.texts(GENERAL))
+        [row] = await world.rows(duels.c.user_id, duels.c.winner)
+    assert row.user_id == person()
+    assert row.winner in (Winner.FIRST, Winner.SECOND)
+
+
+async def test_whoever_taught_something_is_told_once_in_a_direct_message(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        answer = await fake.answered()
+        store, notices = world.desk.store, Notices(world.desk.store)
+        await teach(store, reply_id(answer.data), person(), "Brush <!channel>.")
+        for _ in range(2):
+            await Telling(notices, store, {}).tell_all(Platform.SLACK, world.slack.teller)
+        await fake.until(lambda: any("Brush" in text for text in fake.texts()))
+        [told] = [text for text in fake.texts() if say("taught_me", "en") in text]
+        assert "<!channel>" not in told
+        await fake.opens_home()
+        learned = say("correction_live", "en")
+        await fake.until(lambda: learned in str(fake.homes.get(ANN)))

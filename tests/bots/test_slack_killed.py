@@ -8,48 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import pytest
+import sqlalchemy as sa
 from slack_sdk.signature import SignatureVerifier
 
+from bots.slack.place import place_from
+from core.store import Store
+from core.tables import inbox
 from tests.bots.slack_fake import SECRET, FakeSlack, Json
-from tests.bots.slack_world import opened, running
+from tests.bots.slack_world import World, opened, running
+from tests.bots.workers import worker
+from tests.hole import line_to
 
-ROOT = Path(__file__).resolve().parents[2]
 # As many are answered at once by the world's lanes.
 WIDTH = 4
-
-
-@asynccontextmanager
-async def worker(
-    folder: Path, fake: FakeSlack, kind: Literal["solemate", "library"] = "solemate"
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A bot in a process of its own, killed at the end of the block."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.bots.slack_worker",
-        kind,
-        str(folder),
-        fake.address,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+# What a flood is, and how often one of its messages may be answered twice for thirty kills.
+A_SECOND = 100
+MOST_DUPLICATES = 100
 
 
 def answered(fake: FakeSlack) -> set[str]:
@@ -61,25 +42,49 @@ def _has(fake: FakeSlack, count: int) -> bool:
     return len(answered(fake)) >= count
 
 
+@dataclass
+class Flood:
+    """Messages that come so many a second, each again and again until it is acknowledged."""
+
+    fake: FakeSlack
+    acknowledged: set[str] = field(default_factory=set)
+
+    async def pour(self, bodies: list[Json]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for body in bodies:
+                tasks.create_task(self._deliver(body))
+                await asyncio.sleep(1 / A_SECOND)
+
+    async def _deliver(self, body: Json) -> None:
+        await self.fake.send_until_acknowledged(body)
+        self.acknowledged.add(body["event"]["channel"])
+
+
+async def stored(folder: Path) -> set[str]:
+    """The channels whose message is in the inbox, whatever has become of it."""
+    query = sa.select(inbox.c.conversation_id).where(inbox.c.conversation_id.contains(":DU"))
+    async with Store(f"sqlite:///{folder / 'solemate.db'}") as store:
+        found = await store.run(lambda connection: connection.execute(query).scalars().all())
+    return {place_from(conversation).channel for conversation in found}
+
+
 async def lose_and_find(folder: Path, messages: int, kills: list[int]) -> None:
+    """Kill the bot in a flood, again and again: all it acknowledged was committed by then."""
     async with FakeSlack().serving() as fake:
         # A new process may take its time on a busy machine.
         fake.patience_seconds = 250
-        bodies = questions(fake, messages)
-
-        async def deliver() -> None:
-            for body in bodies:
-                await fake.send_until_acknowledged(body)
-
+        flood = Flood(fake)
         async with asyncio.TaskGroup() as tasks:
-            delivering = tasks.create_task(deliver())
+            pouring = tasks.create_task(flood.pour(questions(fake, messages)))
             for count in kills:
-                async with worker(folder, fake):
+                async with worker("slack", "solemate", folder, fake.address):
                     await fake.until(partial(_has, fake, count))
-            async with worker(folder, fake):
-                await delivering
+                assert flood.acknowledged <= await stored(folder)
+            async with worker("slack", "solemate", folder, fake.address):
+                await pouring
                 await fake.until(partial(_has, fake, messages))
-        assert len(fake.shown) <= messages + WIDTH * len(kills)
+        assert len(flood.acknowledged & await stored(folder)) == messages
+        assert len(fake.shown) <= messages + min(WIDTH * len(kills), MOST_DUPLICATES)
 
 
 @pytest.mark.timeout(900)
@@ -108,7 +113,7 @@ async def stop_and_go_on(folder: Path, messages: int, stops: int) -> None:
         bodies = questions(fake, messages)
         shares = [bodies[start::stops] for start in range(stops)]
         for share in shares:
-            async with worker(folder, fake) as process:
+            async with worker("slack", "solemate", folder, fake.address) as process:
                 before = len(answered(fake))
                 for body in share:
                     await fake.send(body)
@@ -116,7 +121,7 @@ async def stop_and_go_on(folder: Path, messages: int, stops: int) -> None:
                 await fake.until(partial(_has, fake, before + 1))
                 process.send_signal(signal.SIGTERM)
                 assert await process.wait() == 0
-        async with worker(folder, fake):
+        async with worker("slack", "solemate", folder, fake.address):
             await fake.until(partial(_has, fake, messages))
         assert len(fake.shown) == messages
 
@@ -136,7 +141,7 @@ async def test_stops_in_a_flood_lose_nothing_and_repeat_nothing(tmp_path: Path) 
 async def test_the_same_stop_loses_messages_where_the_library_acknowledges(tmp_path: Path) -> None:
     async with FakeSlack().serving() as fake:
         fake.patience_seconds = 250
-        async with worker(tmp_path, fake, "library") as process:
+        async with worker("slack", "library", tmp_path, fake.address) as process:
             for body in questions(fake, 24):
                 await fake.send(body)
             await fake.all_acknowledged()
@@ -173,6 +178,49 @@ async def test_sockets_that_come_and_go_lose_no_message(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 async def test_sockets_that_come_and_go_for_long_lose_no_message(tmp_path: Path) -> None:
     await churn(tmp_path, 2000, every=20)
+
+
+async def swallow(folder: Path, messages: int, seconds: float) -> None:
+    """Swallow everything in both directions so long, and until that is noticed, in mid-talk."""
+    async with FakeSlack().serving() as fake, line_to(fake.address) as line:
+        fake.address = line.address
+        fake.patience_seconds = 250
+        async with opened(folder, fake) as world, running(world):
+            bodies = questions(fake, messages)
+            await fake.until(lambda: bool(fake.sockets))
+            for body in bodies[: messages // 2]:
+                await fake.send_until_acknowledged(body)
+            line.sound.clear()
+            for body in bodies[messages // 2 :]:
+                await fake.send(body)
+            await until_noticed(world, seconds)
+            line.sound.set()
+            for body in bodies[messages // 2 :]:
+                await fake.until(lambda: any(not one.closed for one in fake.sockets))
+                await fake.send_until_acknowledged(body)
+            await fake.until(partial(_has, fake, messages))
+        assert len(fake.shown) == messages
+
+
+async def until_noticed(world: World, seconds: float) -> None:
+    began = asyncio.get_running_loop().time()
+    while True:
+        lasted = asyncio.get_running_loop().time() - began
+        if world.intake.status.complaint and lasted >= seconds:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def test_a_line_that_swallows_everything_is_noticed_and_costs_no_message(
+    tmp_path: Path,
+) -> None:
+    await swallow(tmp_path, 8, seconds=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+async def test_a_line_that_is_dead_for_half_a_minute_costs_no_message(tmp_path: Path) -> None:
+    await swallow(tmp_path, 60, seconds=30)
 
 
 async def deliver_thrice(folder: Path, messages: int) -> None:

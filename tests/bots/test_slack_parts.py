@@ -24,36 +24,15 @@ from core.messages import (
     Source,
     UserMessage,
 )
-from core.tables import notices, pairs
-from tests.bots.desks import open_desk
+from core.tables import pairs
+from tests.bots.desks import learn, open_desk
+from tests.bots.injections import INJECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 # What Slack would follow: anything in angle brackets, an emoji's name, a link, an address.
 ALIVE = re.compile(
     r"<|>|:[a-z0-9_+-]+:|(?<!\\)\]\(|https?://|www\.|@(?:here|channel|everyone)", re.IGNORECASE
 )
-INJECTIONS = [
-    "<!channel> look",
-    "<!here|here> and <@U123>",
-    "<!subteam^S1|@all>",
-    "<https://evil.example/?q=1|Slack>",
-    "&lt;!channel&gt; and &amp;lt;!here&amp;gt;",
-    "[click](https://evil.example/a)",
-    "![x](https://evil.example/p.png?secret)",
-    "[a]: https://evil.example",
-    "see https://evil.example/?data=secret now",
-    "see evil.example.com/steal, please",
-    "mail x@evil.com",
-    ":tada: :skull_and_crossbones: ::smile:",
-    "@channel @here @everyone",
-    "`<!channel>` and ```<!here>```",
-    "```\n<!channel>\n:tada:\n```",
-    "**<!channel>**",
-    "*<@U1>* _<#C1>_ ~<!date^1^x|y>~",
-    "<\u200b!channel>",
-    "> <!here>",
-    "a\n<!channel>\n:tada:",
-]
 
 
 def answer(text: str, *sources: Source) -> Reply:
@@ -77,7 +56,7 @@ def streamed(text: str, cuts: list[int]) -> str:
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_nothing_the_model_says_is_alive(text: str) -> None:
     assert ALIVE.findall(shown(text)) == []
-    assert ALIVE.findall(escaped(text)) == [] or "http" in text or "www." in text
+    assert ALIVE.findall(escaped(text)) == [] or "://" in text or "www." in text
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
@@ -272,8 +251,7 @@ async def test_a_correction_has_the_fate_of_its_pair(tmp_path: Path) -> None:
         }
         await desk.store.run(lambda connection: connection.execute(pairs.insert().values(pair)))
         assert [one.fate for one in await fate()] == [Fate.ACCEPTED]
-        notice = {"user_id": "slack:ann", "pair_id": "p", "adapter": "a", "created_at": 2.0}
-        await desk.store.run(lambda connection: connection.execute(notices.insert().values(notice)))
+        await learn(desk.store, "p")
         assert [one.fate for one in await fate()] == [Fate.LIVE]
 
 
@@ -299,6 +277,7 @@ def test_the_manifest_asks_for_what_is_used_and_for_no_more() -> None:
         "message.im",
         "message.mpim",
         "reaction_added",
+        "reaction_removed",
     }
     home = manifest["features"]["app_home"]
     assert home["home_tab_enabled"]

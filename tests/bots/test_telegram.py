@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from telegram import Update
 
 from bots.lanes import Allowance
+from bots.notices import Telling
 from bots.telegram.people import Guests
 from core.errors import ConfigError, StoreError
 from core.messages import (
@@ -23,10 +26,14 @@ from core.messages import (
     Reason,
     Reply,
     UserMessage,
+    Winner,
+    Wishes,
 )
-from core.tables import feedback_events, inbox, posts, turns
+from core.notices import Notices
+from core.tables import duels, feedback_events, inbox, posts, turns
 from core.wording import say
-from tests.bots.desks import ANSWER
+from tests.bots.desks import ALWAYS, ANSWER, OTHER, teach
+from tests.bots.injections import INJECTIONS
 from tests.bots.telegram_fake import (
     ANN,
     BEN,
@@ -40,6 +47,7 @@ from tests.bots.telegram_fake import (
 )
 from tests.bots.telegram_world import (
     CONVERSATION,
+    FAST,
     World,
     jpeg,
     opened,
@@ -137,6 +145,21 @@ async def test_a_draft_is_shown_again_before_it_fades(
         await fake.answered()
 
 
+async def test_where_calls_are_scarce_drafts_leave_room_for_answers(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.DRAIN_SECONDS", 0.01)
+    model = HeldChatModel([ANSWER])
+    rates = replace(FAST, overall=(4, 3600))
+    async with opened(tmp_path, fake, model, rates=rates) as world, running(world):
+        for number in range(100, 104):
+            await fake.says(QUESTION, user=number, chat=number)
+        await fake.until(lambda: len(fake.called("sendMessageDraft")) == 3)
+        model.gate.set()
+        await fake.answered()
+    assert len(fake.called("sendMessageDraft")) == 3
+
+
 async def test_a_chat_without_drafts_is_asked_once(tmp_path: Path, fake: FakeTelegram) -> None:
     fake.takes_drafts = False
     async with solemate(tmp_path, fake):
@@ -187,6 +210,26 @@ async def test_an_answer_whose_styles_are_refused_comes_as_plain_text(
         shown = await fake.answered()
     assert shown.text.startswith(ANSWER)
     assert shown.entities == []
+
+
+@pytest.mark.parametrize("takes_entities", [True, False])
+async def test_whatever_the_model_says_arrives_and_links_to_nothing(
+    tmp_path: Path, fake: FakeTelegram, takes_entities: bool
+) -> None:
+    fake.takes_entities = takes_entities
+    async with opened(tmp_path, fake) as world:
+        for number, text in enumerate(INJECTIONS):
+            reply = Reply("r" * 32, CONVERSATION, text, Outcome.ANSWERED, "en")
+            asked = replace(ASKED, id=str(1000 + number))
+            await world.telegram.answers.show(asked, once(Done(reply)))
+    # Refused once for its styles, an answer goes out plain, in one more call.
+    styled = sum(bool(one.get("entities")) for one in fake.called("sendMessage"))
+    assert styled > 0
+    refused = 0 if takes_entities else styled
+    assert len(fake.shown) == len(INJECTIONS)
+    assert len(fake.called("sendMessage")) == len(INJECTIONS) + refused
+    kinds = {entity["type"] for one in fake.called("sendMessage") for entity in one["entities"]}
+    assert kinds <= {"bold", "italic", "code", "pre"}
 
 
 async def test_a_deleted_placeholder_is_replaced(tmp_path: Path, fake: FakeTelegram) -> None:
@@ -504,6 +547,48 @@ async def test_strangers_get_one_polite_line_and_no_answer(
     assert len(model.asked) == 2
 
 
+async def test_edited_messages_and_forwarded_commands_do_nothing(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    model = FakeChatModel([ANSWER])
+    origin = {"type": "user", "date": 1_790_000_000, "sender_user": fake.person(BEN)}
+    async with solemate(tmp_path, fake, model) as world:
+        asked = await fake.says("canvas?")
+        await fake.answered()
+        await fake.update(edited_message={**asked, "text": "white canvas?", "edit_date": 1})
+        for command in ("/forget", "/new", "/help"):
+            await fake.says(command, forward_origin=origin)
+        await fake.says("grey canvas?", forward_origin=origin)
+        await fake.answered(2)
+        rows = await world.rows(turns.c.question)
+    assert [row.question for row in rows] == ["canvas?", "grey canvas?"]
+    assert len(model.asked) == len(fake.shown) == 2
+
+
+async def test_strangers_votes_do_not_count(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake, guests=Guests(users=frozenset({ANN}))) as world:
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP)
+        shown = await fake.answered()
+        await fake.presses(shown.data[0], shown, user=99)
+        await fake.reacts("👎", shown, user=99)
+        await fake.until(lambda: len(fake.called("answerCallbackQuery")) == 1)
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP)
+        await fake.answered(2)
+        assert await world.rows(feedback_events.c.user_id) == []
+
+
+async def test_a_slow_model_holds_up_no_confirmation(tmp_path: Path, fake: FakeTelegram) -> None:
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model):
+        for number in range(20):
+            await fake.says(QUESTION, user=100 + number, chat=100 + number)
+        await fake.until(lambda: not fake.waiting)
+        assert model.asked == []
+        model.gate.set()
+        await fake.answered(20)
+    assert Counter(one.chat_id for one in fake.shown) == Counter(range(100, 120))
+
+
 async def test_everyone_in_an_allowed_group_is_answered(tmp_path: Path, fake: FakeTelegram) -> None:
     async with solemate(tmp_path, fake, guests=Guests(chats=frozenset({GROUP}))):
         await fake.says(f"@{USERNAME} canvas?", chat=GROUP, user=99)
@@ -536,6 +621,17 @@ async def test_a_caption_is_the_question(tmp_path: Path, fake: FakeTelegram) -> 
     async with solemate(tmp_path, fake) as world:
         await fake.sends_photo(jpeg(), caption=QUESTION)
         await fake.answered()
+        [row] = await world.rows(turns.c.conversation_id, turns.c.message_id, turns.c.question)
+        assert row.question == QUESTION
+        assert len(await world.desk.store.photos_of(row.conversation_id, row.message_id)) == 1
+
+
+async def test_a_photo_that_is_sent_as_a_file_is_read(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.sends_file(jpeg(), caption=QUESTION)
+        await fake.answered()
+        await fake.sends_file(b"%PDF-1.7", "application/pdf")
+        await fake.until(lambda: say("text_or_photo", "en") in fake.texts())
         [row] = await world.rows(turns.c.conversation_id, turns.c.message_id, turns.c.question)
         assert row.question == QUESTION
         assert len(await world.desk.store.photos_of(row.conversation_id, row.message_id)) == 1
@@ -793,6 +889,24 @@ async def test_an_emoji_taken_off_leaves_words_that_were_given(
     assert verdict.reason is Reason.TONE
 
 
+async def test_an_emoji_taken_off_leaves_the_thumb_that_was_pressed_since(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        reply = reply_id(shown.data)
+        await fake.reacts("👍", shown)
+        await fake.until(lambda: shown.labels == ["👍 ✓", "👎"])
+        await fake.presses(shown.data[1], shown)
+        await fake.presses(shown.data[0], shown)
+        await fake.reacts("", shown, before="👍")
+        await fake.until(lambda: not fake.waiting)
+        await world.telegram.errands.finished()
+        assert await world.verdict(reply) == Feedback(reply, person(), Rating.UP)
+    assert shown.labels == ["👍 ✓", "👎"]
+
+
 async def test_an_answer_from_elsewhere_cannot_be_rated_here(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
@@ -820,6 +934,7 @@ async def test_commands_are_published_in_both_languages(tmp_path: Path, fake: Fa
         "help",
         "new",
         "language",
+        "settings",
         "privacy",
         "forget",
     ]
@@ -854,6 +969,93 @@ async def test_commands_say_what_there_is_to_know(
     async with solemate(tmp_path, fake):
         await fake.says(command)
         await fake.until(lambda: any(words in text for text in fake.texts()))
+
+
+async def test_settings_switch_what_a_person_is_asked(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says("/settings")
+        await fake.until(lambda: any("wish:duels:off" in one.data for one in fake.shown))
+        [shown] = fake.shown
+        await fake.presses("wish:duels:off", shown)
+        await fake.until(lambda: "wish:duels:on" in shown.data)
+        assert not (await world.desk.store.wishes_of(person())).duels
+        await fake.presses("wish:duels:on", shown)
+        await fake.until(lambda: "wish:duels:off" in shown.data)
+        assert await world.desk.store.wishes_of(person()) == Wishes()
+        await fake.presses("wish:duels:perhaps", shown)
+        await fake.says("/settings", chat=GROUP)
+        await fake.until(lambda: fake.texts(GROUP) == [say("settings_private", "en")])
+
+
+async def test_in_a_group_only_whoever_asked_can_pick_the_better_answer(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    model = FakeChatModel([ANSWER, OTHER])
+    async with opened(tmp_path, fake, model, duels=ALWAYS) as world, running(world):
+        asked = await fake.says(f"@{USERNAME} {QUESTION}", chat=GROUP)
+        await fake.until(lambda: any(d.startswith("a:") for one in fake.shown for d in one.data))
+        shown = fake.shown[-1]
+        assert (shown.chat_id, shown.reply_to) == (GROUP, asked["message_id"])
+        # There others could press what switches it off.
+        assert [data.partition(":")[0] for data in shown.data] == ["a", "b", "same"]
+        await fake.presses(shown.data[0], shown, user=BEN)
+        await fake.until(lambda: len(fake.called("answerCallbackQuery")) == 1)
+        assert await world.rows(duels.c.winner) == [(None,)]
+        await fake.presses(shown.data[0], shown)
+        await fake.until(lambda: len(shown.data) == 1)
+        [row] = await world.rows(duels.c.user_id, duels.c.winner)
+    assert row.user_id == person()
+    assert row.winner in (Winner.FIRST, Winner.SECOND)
+    notices = [one["text"] for one in fake.called("answerCallbackQuery")]
+    assert notices == [say("duel_of_another", "en"), say("duel_thanks", "en")]
+
+
+async def test_a_duel_is_switched_off_where_it_stands(tmp_path: Path, fake: FakeTelegram) -> None:
+    model = FakeChatModel([ANSWER, OTHER])
+    async with opened(tmp_path, fake, model, duels=ALWAYS) as world, running(world):
+        await fake.says(QUESTION)
+        await fake.until(lambda: any("duels:off" in one.data for one in fake.shown))
+        shown = fake.shown[-1]
+        await fake.presses("duels:off", shown)
+        await fake.until(lambda: not shown.data)
+        assert not (await world.desk.store.wishes_of(person())).duels
+
+
+async def test_whoever_taught_something_is_told_once_in_private(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(f"@{USERNAME} {QUESTION}", chat=GROUP)
+        answer = await fake.answered()
+        reply = reply_id(answer.data)
+        store, notices = world.desk.store, Notices(world.desk.store)
+        await teach(store, reply, person(), "Brush them.")
+        telling = Telling(notices, store, {})
+        # Nobody in the group is to read it, and there is no other chat yet.
+        await telling.tell_all(Platform.TELEGRAM, world.telegram.teller)
+        await fake.says(QUESTION)
+        await fake.answered(2)
+        for _ in range(2):
+            await telling.tell_all(Platform.TELEGRAM, world.telegram.teller)
+        told = [one for one in fake.shown if say("taught_me", "en") in one.text]
+        assert [one.chat_id for one in told] == [ANN]
+        assert "Brush them." in told[0].text
+        await fake.says("/stats")
+        learned = say("correction_live", "en")
+        await fake.until(lambda: any(learned in text for text in fake.texts()))
+
+
+async def test_whoever_cannot_be_told_does_not_keep_others_from_it(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        answer = await fake.answered()
+        store, notices = world.desk.store, Notices(world.desk.store)
+        await teach(store, reply_id(answer.data), person(), "Brush them.")
+        fake.refuse("sendMessage", Refusal(403, "Forbidden: bot was blocked by the user"))
+        await Telling(notices, store, {}).tell_all(Platform.TELEGRAM, world.telegram.teller)
+        assert await notices.people(Platform.TELEGRAM) == []
 
 
 async def forgotten(world: World, user: int = ANN) -> None:
@@ -953,10 +1155,28 @@ async def test_operators_see_figures(tmp_path: Path, fake: FakeTelegram) -> None
     assert "People: 1, answers: 1" in figures
     assert "👍 0  👎 1" in figures
     assert "solemate-live" in figures
-    scopes = [call.get("scope") for call in fake.called("setMyCommands")]
-    assert scopes == [None, None, *[{"type": "chat", "chat_id": BEN}] * 2]
-    names = [one["command"] for one in fake.called("setMyCommands")[-1]["commands"]]
-    assert names[-1] == "stats"
+
+
+async def test_figures_stand_in_the_menu_of_operators_alone_once_they_begin_to_talk(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    guests = Guests(operators=frozenset({BEN}))
+    languages = (None, "zh")
+    async with solemate(tmp_path, fake, guests=guests) as world:
+        await fake.says("/start")
+        await fake.until(lambda: bool(fake.texts()))
+        await world.telegram.errands.finished()
+        assert list(fake.menus) == [(None, language) for language in languages]
+        await fake.says("/start", user=BEN, chat=BEN)
+        await fake.until(lambda: len(fake.menus) == 4)
+    async with solemate(tmp_path / "again", fake, guests=guests) as world:
+        menus = dict(fake.menus)
+        fake.menus.clear()
+        await fake.until(lambda: len(fake.menus) == 4)
+        assert fake.menus == menus
+    for language in languages:
+        assert menus[BEN, language] == [*menus[None, language], "stats"]
+        assert "stats" not in menus[None, language]
 
 
 @pytest.mark.parametrize("chat", [ANN, GROUP])

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from telegram.error import BadRequest, NetworkError, RetryAfter, TelegramError, TimedOut
 
-from bots.buttons import Thumb, Why, from_data, to_data
+from bots.buttons import Pick, Thumb, Why, from_data, to_data
 from bots.courier import Courier, Unreachable, Wait
 from bots.telegram.calls import Drafts, Limits, Rates, read_error
 from bots.telegram.front import Access
@@ -20,18 +20,19 @@ from bots.telegram.show import Pace
 from bots.telegram.status import Status
 from bots.telegram.webhook import Hook
 from core.doctor import Finding, Health
-from core.messages import Platform, Rating, Reason, UserMessage
+from core.messages import Platform, Rating, Reason, Side, UserMessage
 from tests.bots.telegram_fake import TOKEN, USERNAME, FakeTelegram
 
 REPLY = "0123456789abcdef" * 2
 PRESSES = [
     *(Thumb(rating, REPLY) for rating in Rating),
     *(Why(reason, REPLY) for reason in (*Reason, None)),
+    *(Pick(side, REPLY) for side in Side),
 ]
 
 
 @pytest.mark.parametrize("press", PRESSES)
-def test_a_button_carries_its_press_in_64_bytes(press: Thumb | Why) -> None:
+def test_a_button_carries_its_press_in_64_bytes(press: Thumb | Why | Pick) -> None:
     data = to_data(press)
     assert len(data.encode()) <= 64
     assert from_data(data) == press

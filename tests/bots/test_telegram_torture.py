@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -23,10 +21,10 @@ from core.store import Store
 from core.tables import feedback_events, turns
 from tests.bots.telegram_fake import ANN, GROUP, USERNAME, FakeTelegram, Json, Shown
 from tests.bots.telegram_world import PSEUDONYMS, RHYTHM, World, opened, running
+from tests.bots.workers import worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::telegram.warnings.PTBDeprecationWarning")
 
-ROOT = Path(__file__).parents[2]
 WIDTH = 4
 CHATS = 6
 
@@ -36,28 +34,6 @@ async def fake() -> AsyncIterator[FakeTelegram]:
     async with FakeTelegram().serving() as server:
         server.patience_seconds = 240
         yield server
-
-
-@asynccontextmanager
-async def process(
-    kind: Literal["solemate", "library"], folder: Path, fake: FakeTelegram
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A bot in a process of its own, which is gone afterwards."""
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.bots.telegram_worker",
-        kind,
-        str(folder),
-        fake.address,
-        cwd=ROOT,
-    )
-    try:
-        yield worker
-    finally:
-        if worker.returncode is None:
-            worker.kill()
-        await worker.wait()
 
 
 async def ask(fake: FakeTelegram, count: int) -> list[Json]:
@@ -75,9 +51,10 @@ def answers(fake: FakeTelegram) -> list[Shown]:
 
 
 def missing(fake: FakeTelegram, asked: list[Json]) -> Counter[int]:
-    """How many answers each chat still lacks."""
+    """How many answers each chat still lacks; one that is shown twice stands for no other."""
     wanted = Counter(message["chat"]["id"] for message in asked)
-    return wanted - Counter(shown.chat_id for shown in answers(fake))
+    given = {(shown.chat_id, shown.data[0]) for shown in answers(fake)}
+    return wanted - Counter(chat for chat, _ in given)
 
 
 def repeated(fake: FakeTelegram, asked: list[Json]) -> int:
@@ -95,15 +72,15 @@ async def kill_and_count(folder: Path, fake: FakeTelegram, questions: int, kills
     pace = max(2, 3 * questions // kills)
     for _ in range(kills - 1):
         end = len(fake.calls) + 5 + dice.randrange(pace)
-        async with process("solemate", folder, fake):
+        async with worker("telegram", "solemate", folder, fake.address):
             await fake.until(lambda end=end: len(fake.calls) >= end or not missing(fake, asked))
-    async with process("solemate", folder, fake):
+    async with worker("telegram", "solemate", folder, fake.address):
         await fake.until(lambda: not missing(fake, asked))
         pressed = answers(fake)
         for shown in pressed:
             await fake.presses(shown.data[0], shown)
         await fake.until(lambda: len(fake.called("answerCallbackQuery")) >= len(pressed) // 2)
-    async with process("solemate", folder, fake):
+    async with worker("telegram", "solemate", folder, fake.address):
         await fake.until(lambda: not fake.waiting)
     async with Store(f"sqlite:///{folder / 'solemate.db'}") as store:
         stored = await store.run(lambda connection: connection.execute(turns.select()).all())
@@ -130,11 +107,11 @@ async def test_the_same_kill_loses_questions_where_the_library_polls(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
     asked = await ask(fake, 24)
-    async with process("library", tmp_path, fake) as worker:
+    async with worker("telegram", "library", tmp_path, fake.address) as process:
         await fake.until(lambda: not fake.waiting and len(fake.shown) >= 1)
-        worker.kill()
+        process.kill()
     lost = missing(fake, asked).total()
-    async with process("library", tmp_path, fake):
+    async with worker("telegram", "library", tmp_path, fake.address):
         polls = len(fake.called("getUpdates"))
         await fake.until(lambda: len(fake.called("getUpdates")) >= polls + 2)
     assert missing(fake, asked).total() == lost > 0
@@ -144,11 +121,11 @@ async def test_a_stop_in_order_loses_nothing_and_repeats_nothing(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
     asked = await ask(fake, 24)
-    async with process("solemate", tmp_path, fake) as worker:
+    async with worker("telegram", "solemate", tmp_path, fake.address) as process:
         await fake.until(lambda: len(answers(fake)) >= 3)
-        worker.send_signal(signal.SIGTERM)
-        assert await worker.wait() == 0
-    async with process("solemate", tmp_path, fake):
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    async with worker("telegram", "solemate", tmp_path, fake.address):
         await fake.until(lambda: not missing(fake, asked))
     assert repeated(fake, asked) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from starlette.applications import Starlette
 
 from bots.telegram.webhook import MAX_BODY_BYTES, PATH, SECRET_HEADER, Hook, Webhook, check_hook
 from core.errors import ConfigError, StoreError
-from core.tables import inbox, turns
+from core.tables import feedback_events, inbox, turns
 from core.wording import say
 from tests.bots.telegram_fake import BEN, FakeTelegram, Json
 from tests.bots.telegram_world import World, jpeg, opened
@@ -104,12 +105,15 @@ async def test_a_repeat_has_no_second_effect(tmp_path: Path, fake: FakeTelegram)
     async with called(tmp_path, fake) as caller:
         question = fake.numbered(fake.message(QUESTION))
         command = fake.numbered(fake.message("/help"))
-        statuses = [await caller.posts(update) for update in (question, command) * 20]
+        statuses = [await caller.posts(update) for update in (question, command) * 100]
         await caller.world.telegram.errands.finished()
         async with caller.world.desk.lanes.running():
-            await fake.answered()
+            shown = await fake.answered()
+        press = fake.numbered_press(shown.data[0], shown)
+        statuses += [await caller.posts(press) for _ in range(100)]
         assert len(await caller.world.rows(turns.c.reply_id)) == 1
-    assert set(statuses) == {200}
+        assert len(await caller.world.rows(feedback_events.c.id)) == 1
+    assert Counter(statuses) == {200: 300}
     assert len(fake.shown) == 2
 
 

@@ -1,0 +1,26 @@
+"""Styled text as Telegram wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from telegram import MessageEntity
+from telegram.constants import MessageEntityType
+
+from bots.markup import Style, Styled
+
+_ENTITIES: dict[Style, str] = {
+    "bold": MessageEntityType.BOLD,
+    "italic": MessageEntityType.ITALIC,
+    "code": MessageEntityType.CODE,
+    "pre": MessageEntityType.PRE,
+    "sources": MessageEntityType.EXPANDABLE_BLOCKQUOTE,
+}
+
+
+def entities_of(piece: Styled) -> Sequence[MessageEntity]:
+    """The piece's spans as Telegram wants them: counted in UTF-16 units."""
+    entities = [MessageEntity(_ENTITIES[s.style], s.start, s.length) for s in piece.spans]
+    if not entities:
+        return ()
+    return MessageEntity.adjust_message_entities_to_utf_16(piece.text, entities)

@@ -1,0 +1,26 @@
+"""Tells people on Telegram what they taught, in their private chat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bots.telegram.place import place_from
+from bots.telegram.talk import Talk
+from core.notices import Notice
+
+
+@dataclass(frozen=True, slots=True)
+class TelegramTeller:
+    """A bot can write to whoever has written to it, and not to whoever wrote to another."""
+
+    bot_id: int
+    talk: Talk
+
+    def is_private(self, conversation_id: str) -> bool:
+        """Whether it is a person's own chat with this bot."""
+        place = place_from(conversation_id)
+        return not place.is_group and place.bot_id == self.bot_id
+
+    async def tell(self, conversation_id: str, notice: Notice) -> None:
+        """Say it there."""
+        await self.talk.send(place_from(conversation_id), notice.words)

@@ -1,0 +1,34 @@
+"""Bots in processes of their own, that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Kind = Literal["solemate", "faltering", "library"]
+
+
+@asynccontextmanager
+async def worker(
+    platform: Literal["slack", "telegram"], kind: Kind, folder: Path, address: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A bot that answers at this address, killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", f"tests.bots.{platform}_worker", kind, str(folder), address),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
