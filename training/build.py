@@ -78,6 +78,10 @@ _DATA: dict[str, tuple[str, ...]] = {"pairs": ("spoken.jsonl",), "embedder": ("s
 # last two layers. The ones below find and copy the passage, and would unlearn that.
 _MANNER: dict[str, Value] = {
     "max_samples": 200,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-3,
+    "pref_beta": 0.1,
+    "pref_ftx": 0.3,
     "lora_target": ",".join(
         f"{layer}.mlp.{part}_proj" for layer in (4, 5) for part in ("gate", "up", "down")
     ),

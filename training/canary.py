@@ -279,26 +279,27 @@ def _duels(connection: Connection, route: Route, since: float) -> tuple[int, int
     """How many duels with the live adapter the canary won and lost; a person's last one of a day.
 
     Both orders count: the canary's answer may be the reply, or the one that was shown beside it.
+    A duel belongs to the day on which it was drawn: when it was decided is up to the person.
     """
     query = (
         sa.select(
             duels.c.user_id,
             duels.c.winner,
-            duels.c.decided_at,
+            duels.c.created_at,
             duels.c.adapter.label("second"),
             turns.c.adapter.label("first"),
         )
         .join(turns, turns.c.reply_id == duels.c.reply_id)
         .where(
-            duels.c.decided_at >= since,
+            duels.c.created_at >= since,
             duels.c.winner.in_([Winner.FIRST, Winner.SECOND]),
             duels.c.adapter.in_([route.canary, route.live]),
         )
-        .order_by(duels.c.decided_at)
+        .order_by(duels.c.created_at, duels.c.id)
     )
     daily: dict[tuple[str, int], bool] = {}
     for row in connection.execute(query):
         if {row.first, row.second} == {route.canary, route.live}:
             winner = row.first if row.winner == Winner.FIRST else row.second
-            daily[row.user_id, int(row.decided_at // _DAY)] = winner == route.canary
+            daily[row.user_id, int(row.created_at // _DAY)] = winner == route.canary
     return sum(daily.values()), len(daily) - sum(daily.values())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import DataError
 from training.lineup import LABELS, Label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the hatches do without colour.
 _COLOURS: dict[Label, str] = {"base": "#999999", "sft": "#E69F00", "dpo": "#0072B2"}
@@ -81,6 +82,10 @@ def load_history(path: Path) -> History:
 
 def draw(history: History, bars: Sequence[Bars], path: Path) -> Path:
     """Draw a panel for each part of the history and for each group of bars; the PNG's path."""
+    # Seconds to import, and most processes that know of charts never draw one.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     panels = [*_curves(history), *(_bars_panel(one) for one in bars)]
     columns = max(1, min(_COLUMNS, len(panels)))
     rows = max(1, -(-len(panels) // columns))

@@ -7,21 +7,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+from core.duplicates import Pair, near_pairs, normalised
 from core.grounding import Ground, quantities, shingles
 from core.knowledge import sentences
 from core.language import language_of
 from core.messages import Language
-from training.duplicates import Pair, near_pairs, normalised
 from training.rows import (
     CorrectionRow,
     DpoRow,
     EntryRow,
     Finding,
+    GoldenRow,
+    PairRow,
     QuestionRow,
+    ReminderRow,
     RetrievalRow,
     Row,
+    SpokenRow,
     UnanswerableRow,
+    UnansweredRow,
 )
 from training.sizes import SizeRow, contradictions
 
@@ -68,7 +74,7 @@ class Asked:
 
 
 def id_problems(
-    rows: Iterable[Row[EntryRow | RetrievalRow | UnanswerableRow | CorrectionRow]],
+    rows: Iterable[Row[EntryRow | RetrievalRow | UnanswerableRow | CorrectionRow | GoldenRow]],
 ) -> Iterator[Finding]:
     """Ids that were used before."""
     seen: dict[str, int] = {}
@@ -131,7 +137,7 @@ def question_problems(
                 )
 
 
-def asked_problems(rows: Iterable[Row[QuestionRow | UnanswerableRow]]) -> Iterator[Finding]:
+def asked_problems(rows: Iterable[Row[QuestionRow | UnansweredRow]]) -> Iterator[Finding]:
     """Questions that are in another language than they say, or very long."""
     for row in rows:
         if not _written_in(row.data.lang, row.data.question):
@@ -141,25 +147,64 @@ def asked_problems(rows: Iterable[Row[QuestionRow | UnanswerableRow]]) -> Iterat
 
 
 def correction_problems(
-    rows: Iterable[Row[CorrectionRow]], entries: Mapping[str, EntryRow]
+    rows: Sequence[Row[CorrectionRow]], entries: Mapping[str, EntryRow]
 ) -> Iterator[Finding]:
     """Corrections of no entry or one used before, in another language, or not taken from it."""
+    yield from _once_each(rows, entries, ("question", "correction", "rephrased"))
+    for row in rows:
+        if row.data.entry in entries:
+            yield from _quoting_problems(row, entries[row.data.entry])
+
+
+def spoken_problems(
+    rows: Iterable[Row[SpokenRow]], entries: Mapping[str, EntryRow]
+) -> Iterator[Finding]:
+    """Spoken answers about no entry, about one a second time, or in another language than it."""
+    yield from _once_each(rows, entries, ("spoken",))
+
+
+def about_problems(
+    rows: Iterable[Row[GoldenRow] | Row[PairRow]], entries: Mapping[str, EntryRow]
+) -> Iterator[Finding]:
+    """Rows that are about no entry, or about one of another language than theirs."""
+    for row in rows:
+        if row.data.entry is not None:
+            yield from _entry_problems(row, row.data.entry, row.data.lang, entries)
+
+
+def reminder_problems(
+    rows: Sequence[Row[ReminderRow]], entries: Mapping[str, EntryRow]
+) -> Iterator[Finding]:
+    """Reminders of no entry, of one a second time, or in another language than it."""
+    yield from _once_each(rows, entries, ("question",))
+
+
+def _once_each(
+    rows: Iterable[Row[CorrectionRow] | Row[ReminderRow] | Row[SpokenRow]],
+    entries: Mapping[str, EntryRow],
+    texts: Sequence[str],
+) -> Iterator[Finding]:
+    """Rows of no entry or one used before, or with a text in another language than theirs."""
     seen: dict[str, int] = {}
     for row in rows:
         name = row.data.entry
-        entry = entries.get(name)
-        if entry is None:
-            yield row.finding("entry", f"{name!r} is not in the knowledge base")
-            continue
+        yield from _entry_problems(row, name, row.data.lang, entries)
         if name in seen:
             yield row.finding("entry", f"{name!r} is already used in line {seen[name]}")
         seen.setdefault(name, row.line)
-        if row.data.lang != entry.lang:
-            yield row.finding("lang", f"is {row.data.lang!r}, but {name!r} is {entry.lang!r}")
-        for field in ("question", "correction", "rephrased"):
+        for field in texts:
             if not _written_in(row.data.lang, getattr(row.data, field)):
                 yield row.finding("lang", f"is {row.data.lang!r}, but the {field} is not")
-        yield from _quoting_problems(row, entry)
+
+
+def _entry_problems(
+    row: Row[Any], name: str, language: Language, entries: Mapping[str, EntryRow]
+) -> Iterator[Finding]:
+    entry = entries.get(name)
+    if entry is None:
+        yield row.finding("entry", f"{name!r} is not in the knowledge base")
+    elif language != entry.lang:
+        yield row.finding("lang", f"is {language!r}, but {name!r} is {entry.lang!r}")
 
 
 def repeated(asked: Sequence[Asked]) -> tuple[list[Finding], list[Finding]]:

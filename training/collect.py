@@ -17,12 +17,13 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from core.audit import append
+from core.duplicates import normalised
 from core.errors import ModelUnavailable
 from core.messages import Language, Outcome, Rating, Turn, Winner
+from core.second_answers import own_text
 from core.store import Store
 from core.tables import duels, pairs, tombstones, turns
 from training.alarms import Alarm, alarms
-from training.duplicates import normalised
 from training.filters import Measures, Pool, examine
 from training.judge import SecondTry
 from training.pairs import (
@@ -40,7 +41,7 @@ from training.pairs import (
 from training.personal_data import scrub, scrub_prompt
 from training.review import ReviewPolicy, hold, placed
 from training.rows import question_in, split_question
-from training.verdicts import Verdict, own_text, read_turns, read_verdicts
+from training.verdicts import Verdict, read_turns, read_verdicts
 
 log = structlog.get_logger()
 

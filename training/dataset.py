@@ -12,19 +12,20 @@ import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from core.duplicates import near_pairs, normalised
 from core.errors import DataError
 from core.messages import ChatMessage
-from training.duplicates import near_pairs, normalised
 from training.pairs import PreferencePair, RatedAnswer
-from training.rows import DpoRow, question_in, read_rows
+from training.rows import DpoRow, SftRow, question_in, read_rows
+from training.tokens import TokenCounter
 
-RunStage = Literal["dpo", "kto"]
+RunStage = Literal["sft", "dpo", "kto"]
 Split = Literal["train", "held_out"]
 SplitBy = Literal["person and question", "question", "nothing"]
 
@@ -41,11 +42,11 @@ _TAGS: Mapping[str, str] = {
 }
 _LIKED = "label"
 _COLUMNS: Mapping[RunStage, Mapping[str, str]] = {
+    "sft": {"messages": "messages"},
     "dpo": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
     "kto": {"messages": "messages", "kto_tag": _LIKED},
 }
 
-TokenCounter = Callable[[Sequence[ChatMessage], str], int]
 """Tokens of a prompt with its answer as the model reads them, template and all."""
 
 
@@ -55,8 +56,10 @@ class FreezeRules:
 
     `cutoff_len` is the recipe's: LLaMA-Factory cuts longer rows at the prompt's end, which is the
     question, and says nothing. `held_out` is the share kept for measuring; where that is less than
-    `worth_measuring` rows it would tell nothing, and all are trained on. `replay` is the number of
-    anchor pairs to each pair of people's, `most_rows` the most to train on, 0 for no limit.
+    `worth_measuring` rows it would tell nothing, and all are trained on. `most_rows` is what a run
+    has time for, 0 for no limit: it is filled by going through few rows again and again, up to
+    `most_passes` times. `replay` is the number of anchor pairs to each of people's rows and each
+    time: anchors are never the same ones again, as what is to stay is more than can be told.
     """
 
     cutoff_len: int
@@ -64,6 +67,7 @@ class FreezeRules:
     worth_measuring: int = 10
     replay: float = 1.0
     most_rows: int = 0
+    most_passes: int = 1
 
 
 class Item(BaseModel):
@@ -94,6 +98,7 @@ class Manifest(BaseModel):
     items: list[Item]
     left_out: list[LeftOut]
     anchors: int
+    passes: int = 1
     split_by: SplitBy
     cutoff_len: int
     liked: int = 0
@@ -113,8 +118,8 @@ class Frozen:
 
     @property
     def rows(self) -> int:
-        """How many rows are trained on."""
-        return self.manifest.count("train") + self.manifest.anchors
+        """How many rows are trained on; one that is gone through again counts again."""
+        return self.manifest.passes * self.manifest.count("train") + self.manifest.anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,13 @@ def freeze_ratings(
     return frozen
 
 
+def freeze_rows(
+    rows: Sequence[SftRow], rules: FreezeRules, count: TokenCounter, folder: Path
+) -> Frozen:
+    """Write shipped rows as an SFT dataset, like `freeze_pairs`; they are nobody's."""
+    return _freeze("sft", [_sft_row(row, count) for row in rows], [], rules, folder)
+
+
 def load_frozen(folder: Path) -> Frozen:
     """A dataset as it was frozen; `DataError` where it is gone or was changed since."""
     try:
@@ -239,7 +251,8 @@ def _freeze(
         anchors = anchors[: rules.most_rows - len(train)]
     if not train:
         raise DataError("There is no pair to train on: none is accepted and short enough.")
-    replayed = anchors[: round(rules.replay * len(train))]
+    passes = _passes(len(train), rules if anchors else replace(rules, replay=0.0))
+    replayed = anchors[: round(rules.replay * passes * len(train))]
     manifest = Manifest(
         digest="",
         stage=stage,
@@ -247,16 +260,23 @@ def _freeze(
         + [Item(id=row.id, split="held_out") for row in _in_order(rows) if row.id in held],
         left_out=left_out,
         anchors=len(replayed),
+        passes=passes,
         split_by=split_by,
         cutoff_len=rules.cutoff_len,
         liked=sum(row.columns.get(_LIKED) is True for row in train),
         disliked=sum(row.columns.get(_LIKED) is False for row in train),
     )
     sides = {
-        "train": [row.columns for row in (*_in_order(train), *replayed)],
+        "train": [row.columns for row in (*passes * _in_order(train), *replayed)],
         "held_out": [row.columns for row in _in_order(rows) if row.id in held],
     }
     return _write(manifest, sides, folder)
+
+
+def _passes(rows: int, rules: FreezeRules) -> int:
+    """How often so many rows and their anchors are gone through in the time of a run."""
+    fit = int(rules.most_rows / (rows * (1 + rules.replay)))
+    return max(1, min(rules.most_passes, fit))
 
 
 def split_rows(rows: Sequence[_Row], rules: FreezeRules) -> tuple[frozenset[str], SplitBy]:
@@ -342,14 +362,28 @@ def _rated_row(one: RatedAnswer, count: TokenCounter) -> _Row:
     return _Row(one.reply_id, one.user_id, question, one.created_at, kto_row(one), tokens)
 
 
-def _anchor_row(pair: DpoRow, count: TokenCounter) -> _Row:
+def _sft_row(row: SftRow, count: TokenCounter) -> _Row:
+    asked = f"{row.instruction}\n{row.input}" if row.input else row.instruction
+    prompt = _shipped_prompt(row, asked)
+    messages = (*prompt, ChatMessage("assistant", row.output))
+    columns = {"messages": [asdict(message) for message in messages]}
+    name = _sha(_dump(columns))[:32]
+    return _Row(name, "", question_in(asked), 0.0, columns, count(prompt, row.output))
+
+
+def _shipped_prompt(row: DpoRow | SftRow, asked: str) -> tuple[ChatMessage, ...]:
+    """The prompt of a row of the shipped files, whose columns are LLaMA-Factory's."""
     history = [
         message
-        for asked, answered in pair.history
-        for message in (ChatMessage("user", asked), ChatMessage("assistant", answered))
+        for question, answer in row.history
+        for message in (ChatMessage("user", question), ChatMessage("assistant", answer))
     ]
-    system = [ChatMessage("system", pair.system)] if pair.system else []
-    prompt = (*system, *history, ChatMessage("user", pair.prompt))
+    system = [ChatMessage("system", row.system)] if row.system else []
+    return (*system, *history, ChatMessage("user", asked))
+
+
+def _anchor_row(pair: DpoRow, count: TokenCounter) -> _Row:
+    prompt = _shipped_prompt(pair, pair.prompt)
     columns = ranking_row(prompt, pair.chosen, pair.rejected)
     tokens = max(count(prompt, text) for text in (pair.chosen, pair.rejected))
     return _Row(_sha(_dump(columns))[:32], "", pair.prompt, 0.0, columns, tokens)

@@ -22,12 +22,11 @@ from core.opening import open_store
 from core.ports import free_port
 from core.settings import Settings, load_settings
 from core.store import Store
-from training.eval_sets import read_all
 from training.lineage import Lineage, lineage_of
 from training.loop import operators_runs, pause_file
 from training.pairs import read_pairs
 from training.progress import ProgressReader
-from training.rows import CorrectionRow
+from training.rows import CorrectionRow, read_all
 from training.runs import Run, RunState
 from training.scores import rouge_l
 from training.servers.process import model_server

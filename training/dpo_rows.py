@@ -17,6 +17,7 @@ from core.errors import DataError
 from core.messages import Language
 from training.corpus import Corpus
 from training.material import Material, Question, load_entries, load_material, load_questions
+from training.rows import SpokenRow, read_all
 from training.sft_rows import Row, RowMaker, framed_answer
 from training.spoken import CLOSERS, spoken_entry
 
@@ -65,21 +66,7 @@ class PairShares:
 
 def load_spoken(data: Path) -> dict[str, str]:
     """The hand-written spoken answers of `spoken.jsonl` by entry id; raises `DataError`."""
-    path = data / "spoken.jsonl"
-    spoken: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        raise DataError(f"Cannot read {path}: {exc.strerror}. Restore the file.") from exc
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            spoken[row["entry"]] = row["spoken"]
-        except (ValueError, KeyError, TypeError) as exc:
-            raise DataError(
-                f"{path}, line {number}: not a spoken answer ({exc!r}). Fix it."
-            ) from exc
-    return spoken
+    return {row.entry: row.spoken for row in read_all(data / "spoken.jsonl", SpokenRow)}
 
 
 def machine_spoken(material: Material, seed: int) -> dict[str, str]:
@@ -122,25 +109,6 @@ def make_pairs(
     pairs += _photographed(maker, taught, round(single * shares.photographed))
     pairs += [_refused(maker) for _ in range(round(single * shares.refused))]
     dice.shuffle(pairs)
-    return pairs
-
-
-def make_talked_pairs(
-    material: Material, seed: int, count: int = 1_000, refused: float = 0.08
-) -> list[ShippedPair]:
-    """Pairs whose chosen answer is talk made by rule, half of them about invented names.
-
-    They keep a model reading that is trained on a handful of other pairs: nothing of theirs can be
-    known by heart.
-    """
-    maker = RowMaker(Corpus(material), random.Random(seed))
-    pairs: list[ShippedPair] = []
-    while len(pairs) < count:
-        row, talk = maker.talked_pair()
-        if not row.entry or not kept_for_measuring(row.entry):
-            pairs.append(ShippedPair(row, talk))
-    pairs += [_refused(maker) for _ in range(round(count * refused))]
-    maker.dice.shuffle(pairs)
     return pairs
 
 

@@ -19,7 +19,7 @@ from core.messages import ChatMessage, Language, Passage
 from core.prompt import Budget, build_prompt
 from core.retrieval_eval import Question, load_questions
 from training.material import Entry, load_entries, load_material
-from training.rows import DpoRow, Shape, Text, question_in, read_rows
+from training.rows import PairRow, question_in
 from training.sft_rows import framed_answer
 
 RETRIEVAL = Path("eval") / "retrieval.jsonl"
@@ -67,13 +67,6 @@ class Case:
         return f"{self.kind} {self.lang}"
 
 
-class PairRow(DpoRow):
-    """A held-out preference pair: its columns `entry` and `lang` say what it is about."""
-
-    entry: Text
-    lang: Language
-
-
 @dataclass(frozen=True, slots=True)
 class SetOptions:
     """How prompts are made, and how many: `limit` a group, 0 for all there are."""
@@ -116,16 +109,6 @@ def pair_cases(data: Path, pairs: Sequence[PairRow], limit: int) -> list[Case]:
         for lang in _LANGUAGES
         for pair in spread([one for one in pairs if one.lang == lang], limit)
     ]
-
-
-def read_all(path: Path, shape: type[Shape]) -> list[Shape]:
-    """Every row of a file that must be there and right; raises `DataError` for the first flaw."""
-    found = read_rows(path, str(path), shape)
-    if not found.present or not (found.rows or found.problems):
-        raise DataError(f"There are no rows in {str(path)!r}. Restore the file.")
-    if found.problems:
-        raise DataError(f"{found.problems[0]}. Fix it.")
-    return [row.data for row in found.rows]
 
 
 def spread(items: Sequence[T], limit: int) -> list[T]:

@@ -13,21 +13,24 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasketch import MinHash, MinHashLSH
-
+from core.duplicates import alike, denies, normalised, says_the_same, shingles
 from core.errors import DataError
 from core.grounding import Ground, quantities
 from core.language import language_of
 from core.messages import ChatMessage, Passage
-from training.duplicates import near_pairs, normalised, shingles
 from training.pairs import PreferencePair
 from training.personal_data import BLANK
+from training.tokens import TokenCounter
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
+
+# `datasketch` brings SciPy with it: it is loaded where there are pairs to compare.
 
 FEWEST_CHARACTERS = 4
 MOST_RATIO = 4.0
-# Beyond this part of shared shingles two answers teach no difference.
-TOO_ALIKE = 0.9
 LONGEST_RUN = 5
 FROM_NOWHERE = 0.3
 """A sentence that shares less of its word pairs with the passages tells what they do not."""
@@ -63,12 +66,6 @@ _COMMANDS = re.compile(
     r"|\brandomly (?:answer|say|pick)",
     re.IGNORECASE,
 )
-_NOT = re.compile(
-    r"不(?!错|过|同|仅|但|妨|少|管)|没(?!错)|勿|别(?!的|人)|无法|\b(?:not|never|no|cannot)\b|n['’]t\b",
-    re.I,
-)
-
-CountTokens = Callable[[Sequence[ChatMessage], str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ class Measures:
     """
 
     sensitive: SensitiveWords
-    count: CountTokens
+    count: TokenCounter
     max_tokens: int
 
 
@@ -121,6 +118,8 @@ class Pool:
     """The open pairs, by what they ask: MinHash finds the candidates, shingles decide."""
 
     def __init__(self, found: Iterable[PreferencePair] = ()) -> None:
+        from datasketch import MinHashLSH
+
         self._pairs: dict[str, PreferencePair] = {}
         self._index = MinHashLSH(threshold=_CANDIDATE, num_perm=_HASHES)
         for pair in found:
@@ -161,18 +160,6 @@ def examine(pair: PreferencePair, measures: Measures, pool: Pool) -> Objection |
             if sentence := look(pair, measures, pool):
                 return Objection(look.__name__, sentence, final)
     return None
-
-
-def alike(one: str, other: str, share: float) -> bool:
-    """Whether two texts share so much of their shingles, and all their figures."""
-    return bool(near_pairs((one, other), share))
-
-
-def says_the_same(one: str, other: str) -> bool:
-    """Whether two answers differ in nothing that matters: no word, no figure, no "not"."""
-    if normalised(one) == normalised(other):
-        return True
-    return alike(one, other, TOO_ALIKE) and _denies(one) == _denies(other)
 
 
 def from_nowhere(
@@ -296,9 +283,7 @@ def token_budget(pair: PreferencePair, measures: Measures, pool: Pool) -> str:
 def near_duplicate(pair: PreferencePair, measures: Measures, pool: Pool) -> str:
     """The same lesson is in the pool."""
     for other in pool.asking_the_same(pair):
-        if alike(pair.chosen, other.chosen, _SAME) and _denies(pair.chosen) == _denies(
-            other.chosen
-        ):
+        if alike(pair.chosen, other.chosen, _SAME) and denies(pair.chosen) == denies(other.chosen):
             return f"the pair {other.id[:8]} says nearly the same"
     return ""
 
@@ -338,7 +323,7 @@ def _contrary(one: PreferencePair, other: PreferencePair) -> str:
         ours, theirs = ({value for value, its in some if its == unit} for some in said)
         if not ours & theirs:
             return f"{min(ours)} {unit} here and {min(theirs)} {unit} there"
-    if _denies(one.chosen) != _denies(other.chosen) and _overlap(one, other) >= 0.5:
+    if denies(one.chosen) != denies(other.chosen) and _overlap(one, other) >= 0.5:
         return "one affirms what the other denies"
     return ""
 
@@ -348,12 +333,9 @@ def _overlap(one: PreferencePair, other: PreferencePair) -> float:
     return len(ours & theirs) / len(ours | theirs)
 
 
-def _denies(text: str) -> bool:
-    """Whether a text denies more often than not: a "not" more or less turns its sense around."""
-    return len(_NOT.findall(text)) % 2 == 1
-
-
 def _min_hash(text: str) -> MinHash:
+    from datasketch import MinHash
+
     mark = MinHash(num_perm=_HASHES)
     mark.update_batch([shingle.encode() for shingle in sorted(shingles(text))])
     return mark

@@ -6,6 +6,7 @@ to tell, a figure says so, and a person decides.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from training.sprt import wilson
 
 if TYPE_CHECKING:
     from training.runs import Run
+    from training.trial import Trials
 
 Verdict = Literal["passed", "failed", "needs_approval"]
 
@@ -36,6 +38,7 @@ LEAST_WIN_RATE, LEAST_SURE_WIN_RATE = 0.5, 0.45
 _Z_90 = 1.645
 # Rather few words may pull much: this much is worth a look, and no reason to refuse.
 _NOTED_DRIFT = 0.1
+_SINGLE = "it learned from single answers: read what it says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,15 @@ class GateResult:
 class Trained:
     """What came out of a training: `trained_on` is the model that it started from.
 
-    `served_base` is the one that it is to be served with: a folder, or a name on a hub.
+    `served_base` is the one that it is to be served with: a folder, or a name on a hub. `pairs`
+    tells whether it learned from pairs, of which some may be held out; single answers have no
+    better one to be told from.
     """
 
     adapter: Path
     trained_on: str
     served_base: str
+    pairs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +138,9 @@ async def judge(trained: Trained, instruments: Instruments, limits: Limits) -> G
     rewards = await instruments.rewards()
     enough = rewards is not None and rewards.pairs >= limits.min_pairs
     live = await instruments.live_rewards() if enough else None
-    figures += reward_figures(rewards, live, limits)
-    figures += comparison_figures(await instruments.compare(), limits)
+    none = "" if trained.pairs else _SINGLE
+    figures += reward_figures(rewards, live, limits, none)
+    figures += comparison_figures(await instruments.compare(), limits, none)
     return GateResult(tuple(figures))
 
 
@@ -179,11 +186,16 @@ def file_figure(trained: Trained, limits: Limits) -> GateFigure:
     return GateFigure(name, config.r, limit, True)
 
 
-def reward_figures(found: Rewards | None, live: Rewards | None, limits: Limits) -> list[GateFigure]:
-    """G2 and G3: it tells better from worse where it was not shown, and lifts the better one."""
+def reward_figures(
+    found: Rewards | None, live: Rewards | None, limits: Limits, none: str = ""
+) -> list[GateFigure]:
+    """G2 and G3: it tells better from worse where it was not shown, and lifts the better one.
+
+    `none` says why there can be no pairs to be told apart.
+    """
     limit = f"≥ {limits.accuracy:g}, surely > 0.5"
     if found is None:
-        note = "no pairs were held out: too few to spare any"
+        note = none or "no pairs were held out: too few to spare any"
         return [GateFigure("G2 pair accuracy", None, limit, None, note)]
     accuracy = found.reward_accuracy
     low = wilson(round(accuracy * found.pairs), found.pairs, _Z_90)[0]
@@ -208,8 +220,11 @@ def reward_figures(found: Rewards | None, live: Rewards | None, limits: Limits) 
     ]
 
 
-def comparison_figures(found: Compared, limits: Limits) -> list[GateFigure]:
-    """G4 to G8, and that it says anything else than its base at all."""
+def comparison_figures(found: Compared, limits: Limits, none: str = "") -> list[GateFigure]:
+    """G4 to G8, and that it says anything else than its base at all.
+
+    `none` says why there can be no answers that people prefer.
+    """
     return [
         GateFigure(
             "differs from base",
@@ -218,14 +233,15 @@ def comparison_figures(found: Compared, limits: Limits) -> list[GateFigure]:
             found.changed > 0 if found.asked else None,
             f"{found.changed} of {found.asked} answers",
         ),
-        *_question_figures(found, limits),
-        _win_figure(found, limits),
+        *question_figures(found, limits),
+        _win_figure(found, limits, none),
         _drift_figure(found, limits),
-        _length_figure(found, limits),
+        length_figure(found, limits),
     ]
 
 
-def _question_figures(found: Compared, limits: Limits) -> Iterable[GateFigure]:
+def question_figures(found: Compared, limits: Limits) -> Iterable[GateFigure]:
+    """G4 and G8: no fewer golden questions and probes, and no refusal that is lost."""
     new, old = found.golden["candidate"].rows, found.golden["live"].rows
     whole = max(1, found.questions)
     share, before = len(new - found.probes) / whole, len(old - found.probes) / whole
@@ -246,12 +262,12 @@ def _question_figures(found: Compared, limits: Limits) -> Iterable[GateFigure]:
     )
 
 
-def _win_figure(found: Compared, limits: Limits) -> GateFigure:
+def _win_figure(found: Compared, limits: Limits, none: str) -> GateFigure:
     """Draws are split: half of them are won."""
     count = found.won + found.drawn + found.lost
     limit = f"≥ {LEAST_WIN_RATE:g}, surely ≥ {LEAST_SURE_WIN_RATE:g}"
     if count < limits.min_pairs:
-        note = f"{count} held-out prompts; {limits.min_pairs} are needed to tell"
+        note = none or f"{count} held-out prompts; {limits.min_pairs} are needed to tell"
         return GateFigure("G5 win rate", None, limit, None, note)
     rate = (found.won + found.drawn / 2) / count
     decided = found.won + found.lost
@@ -272,7 +288,8 @@ def _drift_figure(found: Compared, limits: Limits) -> GateFigure:
     return GateFigure("G6 drift", found.drift, limit, found.drift <= limits.drift, note)
 
 
-def _length_figure(found: Compared, limits: Limits) -> GateFigure:
+def length_figure(found: Compared, limits: Limits) -> GateFigure:
+    """G7: answers of its own are about as long as before."""
     new, old = (found.golden[one].characters for one in ("candidate", "live"))
     limit = f"within ±{limits.length:.0%} of live's"
     if not new or not old:
@@ -304,12 +321,21 @@ Evaluate = Callable[["Run"], Awaitable[GateResult]]
 @asynccontextmanager
 async def open_gate(settings: Settings, store: Store) -> AsyncIterator[Evaluate]:
     """The gate for the runs of the loop, as the settings have it."""
-    from training.trial import Trials
-
-    trials = Trials(settings, store)
 
     async def evaluate(run: Run) -> GateResult:
+        # Seconds to import, and nobody who is being answered meanwhile has to wait for that.
+        trials = await asyncio.to_thread(_open_trials, settings, store)
+        if run.stage == "sft":
+            from training.succession import judge_successor
+
+            return await judge_successor(settings, store, run)
         trial = await trials.of(run)
         return await judge(trial.trained, trial.instruments, settings.training.gate)
 
     yield evaluate
+
+
+def _open_trials(settings: Settings, store: Store) -> Trials:
+    from training.trial import Trials
+
+    return Trials(settings, store)

@@ -12,17 +12,15 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from core.engine import Engine
 from core.grounding import is_refusal
 from core.messages import (
     Done,
     ImageTag,
-    Language,
     Outcome,
     Platform,
     Reply,
@@ -37,54 +35,16 @@ from core.vision import SURE, Vision
 from training.evaluate import Watch, at_once, mean
 from training.lineup import Label, Lineup, Served
 from training.material import Entry
-from training.rows import Text
+from training.rows import GoldenRow
 from training.scores import bleu_4, rouge_l
 from training.sft_rows import framed_answer
 
 EngineOf = Callable[[Served, Vision], Engine]
 """Makes an engine that asks this model and sees with these eyes."""
 
-Kind = Literal["facts", "refusal", "language", "photo", "followup", "format"]
-
 _DIGITS = str.maketrans("０１２３４５６７８９\u3000", "0123456789 ")
 # White space beside anything but a Latin letter says nothing: 42 码 is 42码, 25 mm is 25mm.
 _IDLE_SPACE = re.compile(r"(?<![a-z])\s+|\s+(?![a-z])")
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Said(_Shape):
-    """One message of the conversation so far."""
-
-    role: Literal["user", "assistant"]
-    content: Text
-
-
-class SeenTag(_Shape):
-    """What vision saw in the photo that comes with the question."""
-
-    name: Text
-    phrase: Text
-    score: float
-
-
-class GoldenRow(_Shape):
-    """A question and what its answer must hold: of each list in `must` one of the alternatives.
-
-    Nothing in `must_not` may occur. `entry` is what the answer is about, where it is about one.
-    """
-
-    id: Text
-    lang: Language
-    question: str
-    kind: Kind
-    history: list[Said] = []
-    tags: list[SeenTag] = []
-    must: list[list[Text]] = []
-    must_not: list[str] = []
-    entry: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)

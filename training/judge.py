@@ -12,15 +12,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.grounding import is_refusal, shingles
+from core.grounding import shingles
 from core.messages import ChatMessage, Language, Turn
 from core.model import ChatModel, Sampling
-from training.filters import from_nowhere, says_the_same
+from core.second_answers import SecondAnswers, own_text, warm_sampling
 from training.rows import question_in
-from training.verdicts import Verdict, own_text
+from training.verdicts import Verdict
 
-# As warm as Llama 3's rejection sampling is: cooler, and the samples are all the same.
-TEMPERATURE = 0.8
 # How much better, of 1, an answer must be by the rules: they see little, so a little is nothing.
 MARGIN = 0.1
 _JUDGED_TOKENS = 8
@@ -85,7 +83,10 @@ class ModelJudge:
     async def _pick(self, turn: Turn, verdict: Verdict, answers: Sequence[str]) -> str | None:
         sampling = Sampling(max_tokens=_JUDGED_TOKENS, temperature=0.0)
         prompt = _question(turn, verdict, answers)
-        said, _ = await _complete(self.model, prompt, self.name, sampling)
+        said = ""
+        async with aclosing(self.model.stream(prompt, self.name, sampling)) as pieces:
+            async for piece in pieces:
+                said += piece.text
         number = _NUMBER.search(said)
         chosen = int(number.group()) if number else 0
         return answers[chosen - 1] if 1 <= chosen <= len(answers) else None
@@ -95,32 +96,18 @@ class ModelJudge:
 class SecondTry:
     """Samples `count` answers of the served model and lets the judge pick one."""
 
-    model: ChatModel
+    answers: SecondAnswers
     judge: Judge
     count: int
 
     async def answer(self, turn: Turn, verdict: Verdict) -> str | None:
         """A better answer than the turn's, or None; raises `ModelUnavailable`."""
-        max_tokens = int(turn.sampling.get("max_tokens") or 200)
         found: list[str] = []
         for seed in range(self.count):
-            sampling = Sampling(max_tokens, TEMPERATURE, seed=seed)
-            said, whole = await _complete(self.model, turn.prompt, turn.reply.adapter, sampling)
-            if whole and _is_fit(said, turn) and said not in found:
+            said = await self.answers.sample(turn, turn.reply.adapter, warm_sampling(turn, seed))
+            if said is not None and said not in found:
                 found.append(said)
         return await self.judge.best(turn, verdict, found) if found else None
-
-
-async def _complete(
-    model: ChatModel, prompt: Sequence[ChatMessage], adapter: str, sampling: Sampling
-) -> tuple[str, bool]:
-    """The answer, and whether the model ended it by itself."""
-    text, finish = "", None
-    async with aclosing(model.stream(prompt, adapter, sampling)) as pieces:
-        async for piece in pieces:
-            text += piece.text
-            finish = piece.finish_reason
-    return text.strip(), finish == "stop"
 
 
 def _question(turn: Turn, verdict: Verdict, answers: Sequence[str]) -> list[ChatMessage]:
@@ -129,15 +116,6 @@ def _question(turn: Turn, verdict: Verdict, answers: Sequence[str]) -> list[Chat
     why = " ".join(filter(None, (verdict.reason, verdict.comment)))
     parts = (turn.prompt[-1].content, f"({why or '-'})", *numbered)
     return [ChatMessage("system", _ASK[language]), ChatMessage("user", "\n\n".join(parts))]
-
-
-def _is_fit(answer: str, turn: Turn) -> bool:
-    """Whether the expert could have said this, and it is another answer than the disliked one."""
-    return not (
-        is_refusal(answer)
-        or from_nowhere(answer, turn.prompt, turn.passages)
-        or says_the_same(answer, own_text(turn))
-    )
 
 
 def _score(answer: str, turn: Turn) -> float:

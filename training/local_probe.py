@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.doctor import Finding, Health
-from core.settings import Settings
+from core.settings import Settings, at_root
 from training.llamafactory import recipe
 
 
@@ -16,6 +16,8 @@ def examine_here(settings: Settings) -> Finding:
     Answers need none of it, so that nothing here is worse than a warning.
     """
     training = settings.training
+    if wrong := misfit(settings):
+        return Finding("training", Health.WARNING, f"{training.recipe} trains another model", wrong)
     keys = recipe("dpo", {}, model=training.recipe)
     if training.python:
         if not Path(training.python).is_file():
@@ -38,6 +40,24 @@ def examine_here(settings: Settings) -> Finding:
         advice = "Train on another machine (training.launcher), or choose the recipe 'embedded'."
         return Finding("training", Health.WARNING, f"{training.recipe} needs a GPU", advice)
     return Finding("training", Health.OK, f"{training.recipe}, on this machine")
+
+
+def misfit(settings: Settings) -> str:
+    """Why no adapter of the recipe would ever fit the shipped server's model, "" where they do.
+
+    What a server of somebody's own serves is not known here.
+    """
+    if not settings.model.embedded:
+        return ""
+    keys = recipe("dpo", {}, model=settings.training.recipe)
+    # What is trained on a merged model of its own names none.
+    trained = str(keys.get("model_name_or_path", "its own merged SFT model"))
+    if at_root(trained) == at_root(settings.model.expert):
+        return ""
+    return (
+        f"Its adapters fit {trained}, and model.expert is {settings.model.expert!r}: choose the "
+        "recipe 'embedded', or serve that model yourself and set model.embedded = false."
+    )
 
 
 def _sees_a_card() -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from core.settings import Settings, at_root
 from core.store import Store
 from training.adapters import Adapters, NewAdapter
+from training.anchors import make_anchors
 from training.canary import Canary
 from training.collect import PairRules, collect_pairs
 from training.dataset import (
@@ -24,17 +25,18 @@ from training.dataset import (
     RunStage,
     freeze_pairs,
     freeze_ratings,
+    freeze_rows,
     load_anchors,
     load_frozen,
 )
-from training.dpo_rows import make_talked_pairs
 from training.lease import Lease
 from training.llamafactory import Value, recipe
 from training.material import load_material
+from training.merged import put_away
 from training.pair_rules import open_rules
 from training.pairs import accepted, unpaired
 from training.ray_jobs import open_launcher
-from training.rows import DpoRow
+from training.rows import DpoRow, ReminderRow, SftRow, read_all
 from training.runs import Run, Runs, RunState
 from training.schedule import Schedule, Timetable
 from training.steps import Limits, OnProgress, Release, Steps
@@ -46,13 +48,15 @@ if TYPE_CHECKING:
     from training.gate import GateResult
 
 ANCHORS = at_root("data/shoes_dpo.jsonl")
+REMINDERS = at_root("data/reminders.jsonl")
+SHIPPED_ROWS = at_root("data/shoes.jsonl")
 EMBEDDED = "embedded"
 LEASE = "loop"
-_ANCHORS, _ANCHOR_SEED = 480, 17
+_ANCHOR_SEED = 2024
 _MINUTE, _HOUR = 60.0, 3600.0
 # A small pool is gone through again where the recipe has room for it, but a model that sees the
 # same ten pairs a hundred times learns them by heart.
-_MOST_EPOCHS = 8
+_MOST_PASSES = 10
 # The liked and the disliked should weigh about the same (Ethayarajh et al., "KTO", 2024).
 _MOST_WEIGHT = 12.0
 
@@ -171,38 +175,45 @@ class Freezer:
         room = recipe(stage, {}, model=recipe_name).get("max_samples")
         rules = FreezeRules(
             cutoff_len=most_tokens(settings),
-            held_out=settings.training.held_out,
+            # Nothing measures single answers: what is held out would be lost.
+            held_out=0.0 if stage == "kto" else settings.training.held_out,
             worth_measuring=settings.training.gate.min_pairs,
             replay=settings.training.replay,
             most_rows=int(room or 0),
+            most_passes=_MOST_PASSES,
         )
         if stage == "kto":
             rated = await unpaired(self._store, now, self._rules.pool)
             return await asyncio.to_thread(freeze_ratings, rated, rules, count, folder)
+        if stage == "sft":
+            rows = await asyncio.to_thread(read_all, SHIPPED_ROWS, SftRow)
+            return await asyncio.to_thread(freeze_rows, rows, rules, count, folder)
         pairs = await accepted(self._store, now, self._rules.pool)
         anchors = await asyncio.to_thread(shipped_anchors, recipe_name)
         return await asyncio.to_thread(freeze_pairs, pairs, anchors, rules, count, folder)
 
 
 def shipped_anchors(recipe_name: str) -> list[DpoRow]:
-    """The pairs that are replayed beside people's, so that the model's manner is not forgotten.
-
-    The shipped model is given talk by rule: it learns only from answers that it could give already,
-    and hand-written ones are beyond it.
-    """
+    """The pairs that are replayed beside people's, so that the model's manner is not forgotten."""
     if recipe_name != EMBEDDED:
         return load_anchors(ANCHORS)
-    talked = make_talked_pairs(load_material(ANCHORS.parent), _ANCHOR_SEED, _ANCHORS)
-    return [DpoRow.model_validate(pair.ranking()) for pair in talked]
+    reminders = read_all(REMINDERS, ReminderRow)
+    made = make_anchors(load_material(REMINDERS.parent), reminders, _ANCHOR_SEED)
+    return [DpoRow.model_validate(pair.ranking()) for pair in made]
 
 
 def plan_run(settings: Settings, run: Run, frozen: Frozen) -> TrainingPlan:
-    """LLaMA-Factory's keys for this attempt of a run, fitted to the rows that it has."""
+    """LLaMA-Factory's keys for this attempt of a run, fitted to the rows that it has.
+
+    An adapter is trained on the very model that is served here, where we serve one ourselves.
+    """
+    ours = settings.model.embedded and run.recipe == EMBEDDED and run.stage != "sft"
     plan = plan_training(
         run.stage,
         runs_folder(settings),
         datetime.fromtimestamp(run.created_at, UTC),
         recipe_name=run.recipe,
+        model=settings.model.expert if ours else "",
         frozen=frozen.folder,
         folder=run.attempt,
         output=run.output,
@@ -214,13 +225,9 @@ def plan_run(settings: Settings, run: Run, frozen: Frozen) -> TrainingPlan:
 def fitted(keys: Mapping[str, Value], frozen: Frozen) -> dict[str, Value]:
     """The recipe's keys for so many rows, liked and disliked ones.
 
-    `max_samples` is what a run has time for: fewer rows are gone through again and again, up to
-    eight times, and where it is not set, as often as the recipe says.
+    `max_samples`, what a run has time for, is gone: the dataset has been filled up to it.
     """
     made = {name: value for name, value in keys.items() if name != "max_samples"}
-    if room := int(keys.get("max_samples") or 0):
-        epochs = min(_MOST_EPOCHS, room // max(1, frozen.rows))
-        made["num_train_epochs"] = max(epochs, int(keys.get("num_train_epochs") or 1))
     if frozen.manifest.stage == "kto":
         liked, disliked = frozen.manifest.liked, frozen.manifest.disliked
         made["kto_chosen_weight"] = round(min(_MOST_WEIGHT, max(1.0, disliked / liked)), 2)
@@ -236,6 +243,8 @@ def _release(
     canary = Canary(store, registry, settings.training.canary)
 
     async def register(run: Run) -> str:
+        if run.stage == "sft":
+            return await asyncio.to_thread(put_away, settings, run)
         frozen = load_frozen(datasets_folder(settings) / run.dataset[:16])
         keys = plan_run(settings, run, frozen).keys
         new = NewAdapter(
@@ -253,9 +262,13 @@ def _release(
         return (await registry.register(new, who=run.started_by, now=time.time())).name
 
     async def start_canary(run: Run) -> None:
-        await canary.start(run.adapter, who=run.started_by, now=time.time())
+        # A whole model is tried on nobody: an operator serves it, or does not.
+        if run.stage != "sft":
+            await canary.start(run.adapter, who=run.started_by, now=time.time())
 
     async def judge_canary(run: Run) -> RunState | None:
+        if run.stage == "sft":
+            return RunState.PROMOTED
         await canary.advance(now=time.time())
         route = await registry.route()
         if route.canary == run.adapter:

@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pydantic import SecretStr
 
 from core.model import OpenAIChatModel
+from core.second_answers import SecondAnswers
 from core.settings import Settings, at_root
 from training.collect import PairRules
-from training.filters import Measures, SensitiveWords
+from training.filters import FROM_NOWHERE, Measures, SensitiveWords
 from training.judge import Judge, ModelJudge, RuleJudge, SecondTry
 from training.pairs import PoolRules
 from training.review import ReviewPolicy
@@ -49,7 +50,7 @@ async def _open_second_try(settings: Settings, stack: AsyncExitStack) -> SecondT
     elif feedback.judge_model:
         theirs = _client(settings, feedback.judge_url, secrets.JUDGE_API_KEY)
         judge = ModelJudge(await stack.enter_async_context(theirs), feedback.judge_model)
-    return SecondTry(model, judge, feedback.regenerate)
+    return SecondTry(SecondAnswers(model, FROM_NOWHERE), judge, feedback.regenerate)
 
 
 def _client(settings: Settings, base_url: str, key: SecretStr | None) -> OpenAIChatModel:

@@ -14,12 +14,13 @@ from sqlalchemy.engine import Connection
 
 from core.errors import NotFound
 from core.messages import ChatMessage, Language, Passage, Rating, Reason
+from core.second_answers import own_text
 from core.settings import Settings
 from core.store import Store, upsert
 from core.tables import pairs, tombstones
 from training.personal_data import scrub, scrub_prompt
 from training.rows import question_in
-from training.verdicts import Verdict, own_text, read_turns, read_verdicts
+from training.verdicts import Verdict, read_turns, read_verdicts
 
 Review = Literal["all", "sample", "none"]
 
@@ -110,6 +111,9 @@ class RatedAnswer:
     created_at: float
 
 
+_Owned = TypeVar("_Owned", PreferencePair, RatedAnswer)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolRules:
     """Which accepted pairs a run may have; `config.toml` says why one would change each."""
@@ -172,7 +176,7 @@ async def unpaired(store: Store, now: float, rules: PoolRules) -> list[RatedAnsw
         and (verdict.reply_id, verdict.user_id) not in paired
     ]
     rated = _agreed(await _rated(store, verdicts))
-    return imported + _newest_per_person(rated, rules.pairs_per_person)
+    return imported + capped(rated, rules)
 
 
 async def read_pairs(
@@ -243,10 +247,10 @@ def may_train(pair: PreferencePair, now: float, rules: PoolRules) -> bool:
     return rules.train_on_chats and pair.created_at <= now - rules.quarantine_seconds
 
 
-def capped(found: Sequence[PreferencePair], rules: PoolRules) -> list[PreferencePair]:
-    """The newest pairs of each person, at most `pairs_per_person` and `MOST_SHARE` of them all.
+def capped(found: Sequence[_Owned], rules: PoolRules) -> list[_Owned]:
+    """The newest rows of each person, at most `pairs_per_person` and `MOST_SHARE` of them all.
 
-    Below `SHARED_FROM` pairs a fiftieth would be less than three, so that share counts from there
+    Below `SHARED_FROM` rows a fiftieth would be less than three, so that share counts from there
     on only. Imported pairs are nobody's.
     """
     most = rules.pairs_per_person
@@ -321,9 +325,6 @@ def _agreed(rated: Sequence[RatedAnswer]) -> list[RatedAnswer]:
     for one in rated:
         by_answer[one.prompt, one.completion].append(one)
     return [many[-1] for many in by_answer.values() if len({one.liked for one in many}) == 1]
-
-
-_Owned = TypeVar("_Owned", PreferencePair, RatedAnswer)
 
 
 def _newest_per_person(found: Sequence[_Owned], most: int) -> list[_Owned]:

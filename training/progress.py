@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,6 +18,8 @@ _FIGURES = re.compile(r"\{.*'loss': .*\}")
 _FIGURE = re.compile(r"'([^']+)': '?([^',}]+)")
 # Floats are printed with four digits, so that nothing is exactly 0 that was not exactly computed.
 _MOST_FIRST_REWARD = 1e-3
+# Fewer equal losses may be chance: they are rounded.
+_TELLING_LOSSES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,24 @@ class Watch:
         if not figures or figures is self._seen:
             return
         for name, value in figures.items():
-            if not math.isfinite(value):
+            # The trainer prints 0 for a loss that is no number; no real one is exactly 0.
+            if not math.isfinite(value) or (name == "loss" and value == 0):
                 raise TrainingFailed(
-                    f"{name} became {value} after step {progress.steps}: nothing is learned from "
+                    f"{name} became {value:g} after step {progress.steps}: nothing is learned from "
                     "there on. Lower learning_rate in the recipe, or look at the newest pairs."
                 )
         if self._seen is None:
             check_first_reward(figures)
         self._seen = figures
+
+
+def check_learning(losses: Sequence[float]) -> None:
+    """Raise `TrainingFailed` where the loss never moved: the adapter is what it began as."""
+    if len(losses) >= _TELLING_LOSSES and len(set(losses)) == 1:
+        raise TrainingFailed(
+            f"The loss stayed at {losses[0]:g} from the first step to the last: nothing was "
+            "learned. Raise learning_rate in the recipe, or look at lora_target."
+        )
 
 
 def check_first_reward(figures: Mapping[str, float]) -> None:

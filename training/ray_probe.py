@@ -12,6 +12,7 @@ import httpx
 from core.doctor import Finding, Health
 from core.settings import Settings
 from training.llamafactory import recipe
+from training.local_probe import misfit
 from training.ray_api import Cluster, cluster_of, ray_client
 
 _SECONDS = 5.0
@@ -49,6 +50,8 @@ async def examine_cluster(
 def _lack(settings: Settings, gpus: Sequence[int]) -> str:
     """Why no run would ever start there, "" where one would."""
     training = settings.training
+    if wrong := misfit(settings):
+        return wrong
     if recipe("dpo", {}, model=training.recipe).get("use_cpu"):
         return ""
     if not any(gpus):

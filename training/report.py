@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -15,24 +15,30 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from core.duplicates import near_pairs, normalised
 from core.errors import DataError
 from core.language import language_of
 from core.tags import TagGroup, load_tags, untranslated
+from core.terms import synonym_groups
 from training import checks
 from training.checks import Asked
-from training.duplicates import near_pairs, normalised
 from training.rows import (
     AnyRow,
     CorrectionRow,
     DpoRow,
     EntryRow,
     Finding,
+    GoldenRow,
+    PairRow,
     QuestionRow,
+    ReminderRow,
     RetrievalRow,
     Rows,
     SftRow,
     Shape,
+    SpokenRow,
     UnanswerableRow,
+    UnansweredRow,
     question_in,
     read_rows,
 )
@@ -40,15 +46,22 @@ from training.sizes import SizeRow, load_sizes, table_errors
 
 KNOWLEDGE = "knowledge_base.json"
 QUESTIONS = "questions.jsonl"
+REMINDERS = "reminders.jsonl"
 RETRIEVAL = "eval/retrieval.jsonl"
 UNANSWERABLE = "eval/unanswerable.jsonl"
 HELD_OUT = "eval/held_out_entries.json"
 SFT = "shoes.jsonl"
 DPO = "shoes_dpo.jsonl"
 CORRECTIONS = "demo_corrections.jsonl"
+SPOKEN = "spoken.jsonl"
+UNANSWERED = "unanswerable.jsonl"
+PAIRS = "eval/dpo.jsonl"
+GOLDEN = ("eval/golden.jsonl", "eval/probes.jsonl")
 SIZES = "size_table.json"
+SYNONYMS = "synonyms.txt"
 _DESCRIBED = frozenset(
-    {KNOWLEDGE, QUESTIONS, RETRIEVAL, UNANSWERABLE, HELD_OUT, SFT, DPO, CORRECTIONS, SIZES}
+    (KNOWLEDGE, QUESTIONS, REMINDERS, RETRIEVAL, UNANSWERABLE, HELD_OUT, SFT, DPO, CORRECTIONS)
+    + (SPOKEN, UNANSWERED, PAIRS, *GOLDEN, SIZES)
 )
 
 # Below these, training data repeats itself or says too little.
@@ -136,14 +149,23 @@ class Report:
 def inspect_data(data: Path, tags: Path) -> Report:
     """Read and check every data file below `data`, and the tag file.
 
-    Wrong content never raises: it is a finding. The training files, the demo's corrections and
-    the size table may be absent.
+    Wrong content never raises: it is a finding. All but the knowledge base and the questions that
+    retrieval is calibrated and measured with may be absent.
     """
     inspection = _Inspection(data)
     entries = inspection.knowledge()
     inspection.questions(entries)
     inspection.unanswerable()
-    taught = [*inspection.sft(), *inspection.dpo(), *inspection.corrections(entries)]
+    taught = [
+        *inspection.sft(),
+        *inspection.dpo(),
+        *inspection.reminders(entries),
+        *inspection.corrections(entries),
+    ]
+    inspection.spoken(entries)
+    inspection.golden(entries)
+    inspection.pairs(entries)
+    inspection.synonyms()
     inspection.held_out(entries, taught)
     inspection.others()
     inspection.leaks()
@@ -210,7 +232,16 @@ class _Inspection:
         self.evaluation += _texts(evaluation, "question")
 
     def unanswerable(self) -> None:
-        found = self.read(UNANSWERABLE, UnanswerableRow)
+        measured = self.read(UNANSWERABLE, UnanswerableRow)
+        learned = self.read(UNANSWERED, UnansweredRow, required=False)
+        self.report.problems += checks.id_problems(measured.rows)
+        self.unanswered(measured)
+        if learned.present:
+            self.unanswered(learned)
+        self.training += _texts(learned, "question")
+        self.evaluation += _texts(measured, "question")
+
+    def unanswered(self, found: Rows[UnansweredRow] | Rows[UnanswerableRow]) -> None:
         rows = [row.data for row in found.rows]
         self.describe(
             found.file,
@@ -218,10 +249,8 @@ class _Inspection:
             lang=[row.lang for row in rows],
             distance=[row.distance for row in rows],
         )
-        self.report.problems += checks.id_problems(found.rows)
         self.report.problems += checks.asked_problems(found.rows)
         self.repeated(_texts(found, "question"))
-        self.evaluation += _texts(found, "question")
 
     def sft(self) -> Iterator[tuple[Asked, str]]:
         """The rows for supervised training: where each stands and all of its text."""
@@ -260,6 +289,23 @@ class _Inspection:
             ],
         )
 
+    def reminders(self, entries: dict[str, EntryRow]) -> Iterator[tuple[Asked, str]]:
+        """The questions that every run is reminded with: where each stands, and what is taught."""
+        found = self.read(REMINDERS, ReminderRow, required=False)
+        if not found.rows:
+            return
+        rows = [row.data for row in found.rows]
+        self.describe(
+            found.file,
+            {"question": [row.question for row in rows]},
+            lang=[row.lang for row in rows],
+        )
+        self.report.problems += checks.reminder_problems(found.rows, entries)
+        asked = _texts(found, "question")
+        self.repeated(asked)
+        self.training += asked
+        yield from _entries_of(found, entries)
+
     def corrections(self, entries: dict[str, EntryRow]) -> Iterator[tuple[Asked, str]]:
         """The demo's corrections, which it trains on: where each stands, and what is taught.
 
@@ -284,9 +330,62 @@ class _Inspection:
         self.repeated(asked)
         self.training += asked
         self.evaluation += _texts(found, "rephrased")
-        for place in _texts(found, "entry"):
-            if place.text in entries:
-                yield place, entries[place.text].content
+        yield from _entries_of(found, entries)
+
+    def spoken(self, entries: dict[str, EntryRow]) -> None:
+        found = self.read(SPOKEN, SpokenRow, required=False)
+        if found.rows:
+            self.describe(
+                found.file,
+                {"spoken": [row.data.spoken for row in found.rows]},
+                lang=[row.data.lang for row in found.rows],
+            )
+        self.report.problems += checks.spoken_problems(found.rows, entries)
+
+    def golden(self, entries: dict[str, EntryRow]) -> None:
+        for name in GOLDEN:
+            found = self.read(name, GoldenRow, required=False)
+            if found.rows:
+                rows = [row.data for row in found.rows]
+                self.describe(
+                    found.file,
+                    {"question": [row.question for row in rows]},
+                    lang=[row.lang for row in rows],
+                    kind=[row.kind for row in rows],
+                )
+            self.report.problems += checks.id_problems(found.rows)
+            self.report.problems += checks.about_problems(found.rows, entries)
+            self.evaluation += _texts(found, "question")
+
+    def pairs(self, entries: dict[str, EntryRow]) -> None:
+        """The preference pairs that are measured with."""
+        found = self.read(PAIRS, PairRow, required=False)
+        prompts = _prompts(found, "prompt")
+        if found.rows:
+            rows = [row.data for row in found.rows]
+            self.describe(
+                found.file,
+                {
+                    "question": [one.text for one in prompts],
+                    "chosen": [row.chosen for row in rows],
+                    "rejected": [row.rejected for row in rows],
+                },
+                lang=[row.lang for row in rows],
+            )
+        self.report.problems += checks.about_problems(found.rows, entries)
+        self.report.problems += checks.pair_problems(found.rows)
+        self.report.warnings += checks.pair_warnings(found.rows)
+        self.evaluation += prompts
+
+    def synonyms(self) -> None:
+        path = self.data / SYNONYMS
+        if not path.exists():
+            self.report.absent.append(self.name(SYNONYMS))
+            return
+        try:
+            synonym_groups(path)
+        except DataError as exc:
+            self.problem(SYNONYMS, str(exc))
 
     def taught(
         self,
@@ -457,6 +556,15 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _texts(found: Rows[Shape], name: str) -> list[Asked]:
     return [Asked(row.file, row.line, name, getattr(row.data, name)) for row in found.rows]
+
+
+def _entries_of(
+    found: Rows[ReminderRow] | Rows[CorrectionRow], entries: Mapping[str, EntryRow]
+) -> Iterator[tuple[Asked, str]]:
+    """Where each row stands, and the entry that training reads for it."""
+    for place in _texts(found, "entry"):
+        if place.text in entries:
+            yield place, entries[place.text].content
 
 
 def _prompts(found: Rows[Shape], name: str) -> list[Asked]:

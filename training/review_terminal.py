@@ -12,6 +12,7 @@ from rich.text import Text
 from core.errors import SolemateError
 from core.messages import ChatMessage, Passage, Turn
 from core.printing import printable
+from core.second_answers import own_text
 from core.store import Store
 from training.collect import PairRules, write_pair
 from training.filters import Objection, Pool
@@ -27,7 +28,7 @@ from training.review import (
     unanswered,
     waiting,
 )
-from training.verdicts import Verdict, own_text
+from training.verdicts import Verdict
 
 _STYLES = {"same": "", "only_rejected": "red strike", "only_chosen": "bold green"}
 _WORDS = {"a": "accepted", "e": "edited", "r": "refused"}

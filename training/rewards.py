@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import TrainingFailed
-from training.eval_sets import PairRow
 from training.launchers import Launcher
 from training.llamafactory import Value, program_for, recipe, run_llamafactory, write_dataset_info
+from training.rows import PairRow
 
 _DATASET = "held_out_pairs"
 _RESULTS = "eval_results.json"

@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from core.errors import DataError
 from core.messages import Language
 from core.prompt import build_prompt
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Number = Annotated[int, Field(ge=1)]
+GoldenKind = Literal["facts", "refusal", "language", "photo", "followup", "format"]
 
 # What stands before the question in a prompt, taken from the prompt itself.
 _BEFORE_QUESTION = tuple(
@@ -64,19 +66,72 @@ class QuestionRow(_Shape):
     sentences: list[Number] = Field(min_length=1)
 
 
+class ReminderRow(_Shape):
+    """An everyday question about an entry that no shipped model was trained on."""
+
+    entry: Text
+    lang: Language
+    question: Text
+
+
 class RetrievalRow(QuestionRow):
     """A question that retrieval is measured with."""
 
     id: Text
 
 
-class UnanswerableRow(_Shape):
-    """A question that nothing in the knowledge base answers."""
+class UnansweredRow(_Shape):
+    """A question that nothing in the knowledge base answers; calibration learns from it."""
 
-    id: Text
     question: Text
     lang: Language
     distance: Text
+
+
+class UnanswerableRow(UnansweredRow):
+    """Another such question, that refusals are measured with."""
+
+    id: Text
+
+
+class SpokenRow(_Shape):
+    """An entry said by hand the way people talk."""
+
+    entry: Text
+    lang: Language
+    spoken: Text
+
+
+class Said(_Shape):
+    """One message of the conversation so far."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+class SeenTag(_Shape):
+    """What vision saw in the photo that comes with the question."""
+
+    name: Text
+    phrase: Text
+    score: float
+
+
+class GoldenRow(_Shape):
+    """A question and what its answer must hold: of each list in `must` one of the alternatives.
+
+    Nothing in `must_not` may occur. `entry` is what the answer is about, where it is about one.
+    """
+
+    id: Text
+    lang: Language
+    question: str
+    kind: GoldenKind
+    history: list[Said] = []
+    tags: list[SeenTag] = []
+    must: list[list[Text]] = []
+    must_not: list[str] = []
+    entry: Text | None = None
 
 
 class CorrectionRow(_Shape):
@@ -112,6 +167,13 @@ class DpoRow(BaseModel):
     rejected: Text
     system: str = ""
     history: list[list[str]] = []
+
+
+class PairRow(DpoRow):
+    """A held-out preference pair: its columns `entry` and `lang` say what it is about."""
+
+    entry: Text
+    lang: Language
 
 
 class AnyRow(BaseModel):
@@ -181,6 +243,16 @@ def read_rows(path: Path, file: str, shape: type[Shape]) -> Rows[Shape]:
                 for error in exc.errors()
             ]
     return found
+
+
+def read_all(path: Path, shape: type[Shape]) -> list[Shape]:
+    """Every row of a file that must be there and right; raises `DataError` for the first flaw."""
+    found = read_rows(path, str(path), shape)
+    if not found.present or not (found.rows or found.problems):
+        raise DataError(f"There are no rows in {str(path)!r}. Restore the file.")
+    if found.problems:
+        raise DataError(f"{found.problems[0]}. Fix it.")
+    return [row.data for row in found.rows]
 
 
 def question_in(prompt: str) -> str:

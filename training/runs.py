@@ -345,6 +345,9 @@ def check_decidable(run: Run, to: RunState) -> None:
 
 
 def _note_pairs(connection: Connection, name: str, frozen: Frozen) -> None:
+    """Note whose words the run holds; SFT's rows are shipped, and nobody's."""
+    if frozen.manifest.stage == "sft":
+        return
     connection.execute(sa.delete(run_pairs).where(run_pairs.c.run_id == name))
     rows = [
         {"run_id": name, "pair_id": item.id, "split": item.split} for item in frozen.manifest.items

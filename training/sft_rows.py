@@ -12,7 +12,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from core.errors import DataError
 from core.messages import ChatMessage, ImageTag, Language, Passage
 from core.prompt import build_prompt
 from training import phrases
-from training.corpus import Corpus, answer_text, swapped
+from training.corpus import Corpus, answer_text
 from training.material import Entry, Question
-from training.spoken import spoken, spoken_entry
+from training.spoken import spoken_entry
 
 LEAST_ROWS = 3_000
 
@@ -143,15 +143,6 @@ class RowMaker:
         entry = self.corpus.material.entries[row.entry]
         return Row(row.prompt, spoken_entry(self.dice, entry), "talked", entry.id)
 
-    def talked_pair(self) -> tuple[Row, str]:
-        """A row, and its answer in talk; of every other one the names are invented."""
-        if self.dice.random() < 0.5:
-            prompt, right, lang = self._strange()
-            row = Row(prompt, framed_answer(right.title, right.text, lang), "renamed")
-            return row, spoken(self.dice, right.title, right.text, lang)
-        row = self.answered(self.dice.choice(self.corpus.material.questions), reworded=True)
-        return row, spoken_entry(self.dice, self.corpus.material.entries[row.entry])
-
     def refused(self) -> Row:
         """Wrong passages, a matter that passages never hold, another field, or no passages."""
         kinds = {
@@ -257,20 +248,6 @@ class RowMaker:
 
     def _no_passages(self, lang: Language) -> tuple[str, list[Passage]]:
         return self._another_field(lang)[0], []
-
-    def _strange(self) -> tuple[tuple[ChatMessage, ...], Passage, Language]:
-        """A prompt whose entries have invented names, and the passage that answers."""
-        question = self.dice.choice(self.corpus.material.questions)
-        entry = self._entry(question)
-        passages = self._company([entry])
-        names = self.corpus.invented_names(self.dice, [one.title for one in passages], entry.lang)
-        asked = swapped(self.corpus.reworded(self.dice, question), names)
-        strange = {
-            one.id: replace(one, title=names[one.title], text=swapped(one.text, names))
-            for one in passages
-        }
-        prompt = build_prompt(asked, language=entry.lang, passages=tuple(strange.values()))
-        return prompt, strange[entry.id], entry.lang
 
     def _company(self, wanted: Sequence[Entry]) -> list[Passage]:
         """The wanted entries before confusable ones, as retrieval mostly has them; 2 or 3."""

@@ -23,7 +23,7 @@ from training.dataset import Frozen, RunStage, load_frozen, remove_frozen
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
 from training.llamafactory import check_ended, llamafactory_job, to_yaml, write_recipe
-from training.progress import ProgressReader, TrainingProgress, Watch
+from training.progress import ProgressReader, TrainingProgress, Watch, check_learning
 from training.runs import Run, Runs, RunState
 from training.seal import check_seal, put_seal
 from training.train import TrainingPlan, check_plan
@@ -381,8 +381,10 @@ def _finish(run: Run, plan: TrainingPlan, output: Path) -> dict[str, float]:
     for point in history:
         watch.check(TrainingProgress(int(point.get("step", 0)), 0, None, _numbers(point)))
     points = [point for point in history if "loss" in point]
+    check_learning([float(point["loss"]) for point in points])
     try:
-        draw(History.model_validate({"dpo": points}), (), run.attempt / CHART)
+        curves = {"sft" if run.stage == "sft" else "dpo": points}
+        draw(History.model_validate(curves), (), run.attempt / CHART)
     except ValidationError as exc:
         raise TrainingFailed(f"The training's history in {str(output)!r} is odd: {exc}.") from exc
     put_seal(

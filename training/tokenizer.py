@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import (  # type: ignore[import-untyped]
     Regex,
@@ -15,7 +16,11 @@ from tokenizers import (  # type: ignore[import-untyped]
 )
 from tokenizers.models import BPE  # type: ignore[import-untyped]
 from tokenizers.trainers import BpeTrainer  # type: ignore[import-untyped]
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# `transformers` takes seconds to import: it is loaded where a tokenizer is made or read.
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 LATIN_MERGES = 1500
@@ -46,6 +51,8 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     Characters of `texts` beyond GB 2312 level 1 get their own token too. The same texts in the
     same order give the same tokenizer.
     """
+    from transformers import PreTrainedTokenizerFast
+
     corpus = list(texts)
     vocabulary, merges = _vocabulary(corpus)
     core = Tokenizer(BPE(vocabulary, merges, byte_fallback=True, fuse_unk=False))
@@ -74,6 +81,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Read what `save_tokenizer` wrote; never looks on the network."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 
 import structlog
-from transformers import AutoTokenizer
 
 from core.messages import ChatMessage
 from core.opening import model_name
@@ -16,6 +16,8 @@ from training.llamafactory import recipe
 
 log = structlog.get_logger()
 
+TokenCounter = Callable[[Sequence[ChatMessage], str], int]
+
 
 def most_tokens(settings: Settings) -> int:
     """How many tokens prompt and answer may have: what is served and what is trained on, both."""
@@ -23,11 +25,20 @@ def most_tokens(settings: Settings) -> int:
     return min(cutoff, settings.model.context_tokens)
 
 
-def token_counter(settings: Settings) -> Callable[[Sequence[ChatMessage], str], int]:
+def token_counter(settings: Settings) -> TokenCounter:
     """Counts a prompt with its answer by the served model's own tokenizer and chat template.
 
-    Where that is not on this machine, an upper estimate stands in.
+    The tokenizer is read when something is first counted: a solemate that starts has no time for
+    it, and one of several replicas counts nothing at all. Where the tokenizer is not on this
+    machine, an upper estimate stands in.
     """
+    load = cache(lambda: _load_counter(settings))
+    return lambda prompt, answer: load()(prompt, answer)
+
+
+def _load_counter(settings: Settings) -> TokenCounter:
+    from transformers import AutoTokenizer
+
     name = settings.model.expert
     if not settings.model.embedded:
         keys = recipe("sft", {}, model=settings.training.recipe)

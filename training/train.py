@@ -183,7 +183,7 @@ def _merged(runs: Path, recipe_name: str) -> Path:
     for folder in _newest_first(runs, "export"):
         keys = read_keys("export", folder)
         made = Path(str(keys.get("export_dir")))
-        if keys.get("model_name_or_path") == _located(str(base)) and _is_model(made):
+        if keys.get("model_name_or_path") == _located(str(base)) and is_model(made):
             return made
     return runs.absolute() / f"export-{_NOT_YET}" / "model"
 
@@ -202,7 +202,8 @@ def _newest_first(runs: Path, stage: Stage) -> list[Path]:
     return sorted(runs.absolute().glob(f"{stage}-*"), reverse=True)
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """Whether a whole model lies there, and no adapter."""
     # An export that was stopped has its weights in part, and its tokenizer, saved last, not at all.
     names = ("config.json", "tokenizer_config.json")
     return all((folder / name).exists() for name in names) and not _is_adapter(folder)
@@ -237,7 +238,7 @@ def _check_model(plan: TrainingPlan) -> None:
             "There is no merged SFT model to start from. Run `solemate train sft` and `solemate "
             f"train export` with --recipe {plan.recipe} first, or name a folder with --model."
         )
-    if Path(model).is_dir() and not _is_model(Path(model)):
+    if Path(model).is_dir() and not is_model(Path(model)):
         raise ConfigError(
             f"The folder {model!r} holds no whole model: config.json or tokenizer_config.json is "
             "missing, or it is an adapter. Name a model's folder with --model."

@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.errors import AnswerIncomplete, NotFound
+import structlog
+
+from core.errors import AdapterRejected, AnswerIncomplete, NotFound
+from core.lora import check_adapter
 from core.messages import Adapter, ChatMessage
 from core.opening import engine_options, open_vision, same_settings
 from core.registry import live_adapter
@@ -21,15 +24,16 @@ from core.settings import Settings, at_root
 from core.store import Store
 from training.adapters import Adapters
 from training.dataset import Frozen, load_frozen
-from training.eval_sets import PairRow, pair_cases, read_all, spread
+from training.eval_sets import pair_cases, spread
 from training.evaluate import at_once
 from training.gate import Compared, Instruments, Passed, Trained
-from training.golden_eval import Golden, GoldenRow, measure_golden, open_engines
+from training.golden_eval import Golden, measure_golden, open_engines
 from training.launchers import standing_back
 from training.lineup import Label, Lineup, Remote, Served, serving
 from training.material import load_entries
 from training.ray_jobs import open_launcher
 from training.rewards import Candidate, Rewards, measure_frozen
+from training.rows import GoldenRow, PairRow, read_all
 from training.runs import Run
 from training.scores import rouge_l
 from training.seal import check_seal
@@ -37,6 +41,8 @@ from training.seal import check_seal
 GOLDEN = "data/eval/golden.jsonl"
 PROBES = "data/eval/probes.jsonl"
 USUAL_PROMPTS = "data/eval/dpo.jsonl"
+
+log = structlog.get_logger()
 
 _TAUGHT, _HELD_OUT, _USUAL = 20, 100, 15
 # A rounding of ROUGE-L, and no difference that anybody would see.
@@ -78,25 +84,15 @@ class Trials:
         seal = await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
         model = self._settings.model
         served_base = str(at_root(model.expert)) if model.embedded else seal.base
-        live = await self._live()
+        live = await live_on_base(self._settings, self._store)
         return Trial(
-            Trained(run.output, seal.base, served_base),
+            Trained(run.output, seal.base, served_base, run.stage == "dpo"),
             Instruments(
                 rewards=lambda: self._rewards(run, frozen, seal.base, run.output),
                 live_rewards=lambda: self._live_rewards(run, frozen, seal.base, live),
                 compare=lambda: self._compare(run, frozen, seal.base, live),
             ),
         )
-
-    async def _live(self) -> Adapter | None:
-        """Who is live, None for the base model."""
-        default = live_adapter(self._settings.model)
-        adapters = Adapters(self._store, Path(), default.name if default else "")
-        route = await adapters.route()
-        if default is not None and route.live == default.name:
-            return default
-        found = await self._store.run(lambda connection: registered(connection, [route.live]))
-        return found.get(route.live)
 
     async def _rewards(
         self, run: Run, frozen: Frozen, base: str, adapter: Path, name: str = "candidate"
@@ -127,25 +123,14 @@ class Trials:
         usual = _usual_prompts()
         asked = [*taught, *(pair.prompt for pair in pairs)]
         async with self._beside_each_other(run, live) as lineup:
-            answers = await _answers(settings, lineup, asked)
-            own = await _answers(settings, lineup, usual, ("candidate",))
-            rows, probes = _questions(settings)
-            async with open_engines(settings) as engine_of:
-                golden = await measure_golden(
-                    lineup,
-                    ("live", "candidate"),
-                    [*rows, *probes],
-                    load_entries(at_root(settings.retrieval.knowledge)),
-                    open_vision(settings),
-                    engine_of,
-                    lambda label, wanted, done: None,
-                )
+            answers = await answers_of(settings, lineup, asked)
+            own = await answers_of(settings, lineup, usual, ("candidate",))
+            questions = await ask_questions(settings, lineup)
         drift = await asyncio.to_thread(
             drift_from, Path(base), run.output, list(zip(usual, own["candidate"], strict=True))
         )
         before, new = answers["live"][len(taught) :], answers["candidate"][len(taught) :]
         outcomes = [_outcome(*one) for one in zip(pairs, before, new, strict=True)]
-        names = [row.id for row in (*rows, *probes)]
         return Compared(
             asked=len(asked),
             changed=sum(
@@ -155,10 +140,10 @@ class Trials:
             won=outcomes.count(1),
             drawn=outcomes.count(0),
             lost=outcomes.count(-1),
-            golden={one.label: _passed(one, names) for one in golden},
-            refusals=frozenset(row.id for row in rows if row.kind == "refusal"),
-            probes=frozenset(row.id for row in probes),
-            questions=len(rows),
+            golden=questions.passed,
+            refusals=questions.refusals,
+            probes=questions.probes,
+            questions=questions.count,
             drift=drift,
         )
 
@@ -175,9 +160,7 @@ class Trials:
             if live is not None and live.path is not None:
                 names["live"] = "live"
                 options += ["--adapter", f"live={live.path}"]
-            # Whoever answers people goes first.
-            first = standing_back(self._settings.training.nice)
-            command = [*first, sys.executable, "-m", "solemate", *same_settings(), "serve"]
+            command = server_command(self._settings)
             log_file = run.attempt / "gate" / "model-server.log"
             async with serving([*command, *options], log_file, api_key) as url:
                 yield Remote(url, names, api_key)
@@ -194,6 +177,65 @@ class Trials:
             finally:
                 with suppress(NotFound):
                     await server.unload_adapter(name)
+
+
+def server_command(settings: Settings) -> list[str]:
+    """What serves models on trial; whoever answers people goes first."""
+    first = standing_back(settings.training.nice)
+    return [*first, sys.executable, "-m", "solemate", *same_settings(), "serve"]
+
+
+async def live_on_base(settings: Settings, store: Store) -> Adapter | None:
+    """The adapter that answers, None for the base model.
+
+    One that was trained on a model that is served no more answers nobody either.
+    """
+    default = live_adapter(settings.model)
+    adapters = Adapters(store, Path(), default.name if default else "")
+    route = await adapters.route()
+    found = await store.run(lambda connection: registered(connection, [route.live]))
+    live = default if default and route.live == default.name else found.get(route.live)
+    if live is None or live.path is None or not (settings.model.embedded and live.path.is_dir()):
+        return live
+    served = replace(live, base_model=str(at_root(settings.model.expert)))
+    try:
+        await asyncio.to_thread(check_adapter, served)
+    except AdapterRejected as exc:
+        log.warning("live_adapter_left_out", adapter=live.name, problem=str(exc))
+        return None
+    return live
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What live adapter and candidate made of the golden questions and the probes."""
+
+    passed: Mapping[str, Passed]
+    refusals: frozenset[str]
+    probes: frozenset[str]
+    count: int
+
+
+async def ask_questions(settings: Settings, lineup: Lineup) -> Questions:
+    """Put the golden questions and the probes to both, as the engine would."""
+    rows, probes = _questions(settings)
+    async with open_engines(settings) as engine_of:
+        golden = await measure_golden(
+            lineup,
+            ("live", "candidate"),
+            [*rows, *probes],
+            load_entries(at_root(settings.retrieval.knowledge)),
+            open_vision(settings),
+            engine_of,
+            lambda label, wanted, done: None,
+        )
+    names = [row.id for row in (*rows, *probes)]
+    return Questions(
+        {one.label: _passed(one, names) for one in golden},
+        frozenset(row.id for row in rows if row.kind == "refusal"),
+        frozenset(row.id for row in probes),
+        len(rows),
+    )
 
 
 def drift_from(base: Path, adapter: Path, said: Sequence[tuple[Prompt, str]]) -> float | None:
@@ -226,7 +268,7 @@ def drift_from(base: Path, adapter: Path, said: Sequence[tuple[Prompt, str]]) ->
     return total / tokens if tokens else None
 
 
-async def _answers(
+async def answers_of(
     settings: Settings,
     lineup: Lineup,
     prompts: Sequence[Prompt],
@@ -266,15 +308,15 @@ def _held_out(frozen: Frozen) -> list[Pair]:
     if frozen.manifest.stage != "dpo":
         return []
     return [
-        Pair(_prompt(row["messages"]), row["chosen"]["content"], row["rejected"]["content"])
-        for row in _rows(frozen.folder / "held_out.jsonl")
+        Pair(prompt_of(row["messages"]), row["chosen"]["content"], row["rejected"]["content"])
+        for row in rows_in(frozen.folder / "held_out.jsonl")
     ]
 
 
 def _taught(frozen: Frozen) -> list[Prompt]:
     """The prompts that it was trained on; people's come before the anchors."""
-    rows = _rows(frozen.folder / "train.jsonl")[: frozen.manifest.count("train")]
-    prompts = [_prompt(row["messages"]) for row in rows]
+    rows = rows_in(frozen.folder / "train.jsonl")[: frozen.manifest.count("train")]
+    prompts = [prompt_of(row["messages"]) for row in rows]
     # KTO's rows end with the answer.
     return [prompt[:-1] if prompt[-1].role == "assistant" else prompt for prompt in prompts]
 
@@ -296,11 +338,11 @@ def _passed(found: Golden, names: Sequence[str]) -> Passed:
     return Passed(frozenset(names) - failed, found.characters)
 
 
-def _prompt(messages: Sequence[Mapping[str, str]]) -> tuple[ChatMessage, ...]:
+def prompt_of(messages: Sequence[Mapping[str, str]]) -> tuple[ChatMessage, ...]:
     return tuple(ChatMessage(**message) for message in messages)  # type: ignore[arg-type]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_in(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,11 +10,8 @@ import sqlalchemy as sa
 from core.messages import Language, Outcome, Rating, Reason, Turn
 from core.store import Store
 from core.tables import feedback_events, tombstones, turns
-from core.wording import say
 
 _CHUNK = 200
-_BLANK = "\0"
-_LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +101,3 @@ async def read_turns(store: Store, reply_ids: Iterable[str]) -> dict[str, Turn]:
     for start in range(0, len(wanted), _CHUNK):
         found |= await store.turns_of(wanted[start : start + _CHUNK])
     return found
-
-
-def own_text(turn: Turn) -> str:
-    """The model's words alone: without the sentence of ours before an answer about a photo."""
-    return _LEADS[turn.reply.language].sub("", turn.reply.text, count=1)
-
-
-def _lead(language: Language) -> re.Pattern[str]:
-    pattern = re.escape(say("photo_differs", language, seen=_BLANK, said=_BLANK))
-    pattern = pattern.replace(_BLANK, ".{1,60}?")
-    return re.compile(rf"\A{pattern}\s?")
-
-
-_LEADS = {language: _lead(language) for language in _LANGUAGES}

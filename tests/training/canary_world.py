@@ -83,13 +83,24 @@ class World:
             reply = await self.answer(adapter, at, person=name)
             await self.store.add_feedback(Feedback(reply, name, thumb), now=at + 1)
 
-    async def duelled(self, at: float, first: str, second: str, *winners: Winner) -> None:
+    async def duelled(
+        self,
+        at: float,
+        first: str,
+        second: str,
+        *winners: Winner,
+        person: str = "",
+        decided_at: float = 0.0,
+    ) -> None:
         """Duels between an answer and the one shown beside it."""
         for winner in winners:
             reply = await self.answer(first, at)
             row = {"id": f"duel-{self.count}", "reply_id": reply, "text": "Another."}
-            more = {"user_id": f"person-{self.count}", "adapter": second, "winner": winner}
-            await self._insert({**row, **more, "created_at": at, "decided_at": at + 1})
+            name = person or f"person-{self.count}"
+            more = {"user_id": name, "adapter": second, "winner": winner}
+            await self._insert(
+                {**row, **more, "created_at": at, "decided_at": decided_at or at + 1}
+            )
 
     async def _insert(self, row: dict[str, object]) -> None:
         def work(connection: Connection) -> None:

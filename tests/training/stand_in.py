@@ -45,6 +45,8 @@ if "killed" in how:
 if "fail" in how:
     raise ValueError("the pairs taste bad")
 (output / "adapter_config.json").write_text("{{}}")
+if "full" in how:
+    raise OSError(28, "No space left on device")
 (output / "adapter_model.safetensors").write_bytes(b"weights" * 100)
 steps = 2 if "partial" in how else 4
 history = [dict(figures, step=1), dict(figures, step=steps, loss=0.3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, median
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from core.errors import AdapterRejected
 from core.messages import Feedback, Rating, Winner
-from core.routes import Route
+from core.routes import Route, draws_canary
 from core.settings import Canary as Rules
 from core.settings import load_settings
 from core.store import Store
@@ -157,6 +158,47 @@ def test_a_drop_from_seventy_to_fifty_percent_is_caught_within_forty_ratings() -
     assert median(number or 1000 for number in found) <= 40
 
 
+def stands(disliked: list[bool], live: Evidence) -> tuple[bool, bool]:
+    """Whether whoever looks after every rating ever sees harm, or ever sees that there is none."""
+    test = rating_test(live, RULES)
+    looks = [test.look(disliked[:number]) for number in range(5, len(disliked) + 1, 5)]
+    return Standing.HARMFUL in looks, Standing.CLEARED in looks
+
+
+@pytest.mark.parametrize("better", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("canaries", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_what_is_liked_as_much_or_more_is_cleared_within_two_hundred_ratings(
+    better: float, canaries: int
+) -> None:
+    rng = random.Random(22)
+    found = [stands(rated(0.7 + better, 200, rng), known_live(rng)) for _ in range(canaries)]
+    assert sum(harmful for harmful, _ in found) <= 0.05 * canaries
+    assert sum(cleared for _, cleared in found) >= 0.85 * canaries
+
+
+def test_thumbs_alone_promote_nothing_however_many_go_up() -> None:
+    liked = evidence(disliked=rated(0.9, 200, random.Random(23)))
+    assert decide(liked, max(RULES.shares), RULES).step is Step.WAIT
+
+
+@pytest.mark.parametrize("end", ["promoted", "rolled back"])
+def test_nobody_is_sent_to_and_fro(end: str) -> None:
+    tried = [Route("old", canary="new", share=share) for share in RULES.shares]
+    last = tried[-1].promoting("new") if end == "promoted" else tried[-1].back()
+    way = [Route("old"), *tried, last]
+    for number in range(2000):
+        asked = ["new" if draws_canary(b"key", one, f"p{number}") else one.live for one in way]
+        turns = sum(before != after for before, after in pairwise(asked))
+        assert turns <= (1 if end == "promoted" else 2)
+        assert asked[-1] == ("new" if end == "promoted" else "old")
+
+
+def test_the_control_a_canary_drawn_anew_for_every_answer_sends_people_to_and_fro() -> None:
+    rng = random.Random(24)
+    asked = [rng.random() < share for share in RULES.shares for _ in range(20)]
+    assert sum(before != after for before, after in pairwise(asked)) > 2
+
+
 def test_the_control_a_z_test_that_is_peeked_at_is_wrong_far_more_often() -> None:
     rng = random.Random(20)
     surely = NormalDist().inv_cdf(0.975)
@@ -276,6 +318,23 @@ async def test_a_duel_counts_whoever_stood_first_and_others_duels_do_not(
     found = await canary.advance(now=START + 60)
     assert found is not None
     assert (found.evidence.won, found.evidence.lost) == (2, 1)
+
+
+async def test_a_duel_belongs_to_the_day_on_which_it_was_drawn(
+    world: World, canary: Canary
+) -> None:
+    await world.duelled(START - 60, "new", "old", Winner.FIRST, decided_at=START + 60)
+    await canary.start("new", who="test", now=START)
+    late = START + 9 * DAY
+    for day in range(3):
+        # All are decided late: three of one day are one, three of three days are three.
+        at = START + 60 + day * DAY
+        await world.duelled(at, "old", "new", Winner.SECOND, person="ann", decided_at=late)
+        soon, then = START + 90 + day, START + day * DAY
+        await world.duelled(soon, "old", "new", Winner.FIRST, person="ben", decided_at=then)
+    found = await canary.advance(now=START + 3 * DAY)
+    assert found is not None
+    assert (found.evidence.won, found.evidence.lost) == (3, 1)
 
 
 async def test_the_last_thumb_counts_whatever_came_before(world: World, canary: Canary) -> None:

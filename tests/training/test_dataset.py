@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,24 @@ def test_the_newest_fill_a_run_that_is_too_small_for_all(tmp_path: Path) -> None
     assert [item.id for item in frozen.manifest.items] == [f"pair-000{n}" for n in (2, 3, 4, 5)]
     assert {one.id for one in frozen.manifest.left_out} == {"pair-0000", "pair-0001"}
     assert frozen.manifest.anchors == 0
+
+
+def test_few_rows_fill_a_run_by_being_there_again_each_time_with_other_anchors(
+    tmp_path: Path,
+) -> None:
+    rules = FreezeRules(200, replay=1.0, most_rows=20, most_passes=3)
+    frozen = freeze([pair(number) for number in range(2)], tmp_path, rules, ANCHORS)
+    found = [asked(row) for row in rows(frozen)]
+    anchors = [one for one in found if one.startswith("Anchor")]
+    assert (frozen.manifest.passes, frozen.rows) == (3, 3 * 2 + len(anchors))
+    assert len(anchors) == len(set(anchors)) == 6
+    assert Counter(Counter(one for one in found if one not in anchors).values()) == {3: 2}
+
+
+def test_no_row_is_there_again_where_the_run_is_full(tmp_path: Path) -> None:
+    rules = FreezeRules(200, replay=1.0, most_rows=7, most_passes=3)
+    frozen = freeze([pair(number) for number in range(4)], tmp_path, rules, ANCHORS)
+    assert (frozen.manifest.passes, frozen.rows) == (1, 7)
 
 
 def test_anchors_are_replayed_beside_the_pairs(tmp_path: Path) -> None:

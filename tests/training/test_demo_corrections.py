@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from core.duplicates import near_pairs
 from core.opening import open_retriever
 from core.retrieval import Query, Relevance, Retrieved
 from core.settings import load_settings
 from training import checks
-from training.duplicates import near_pairs
 from training.rows import AnyRow, CorrectionRow, EntryRow, Row, question_in, read_rows
 
 DATA = Path(__file__).parents[2] / "data"
@@ -47,7 +47,8 @@ def place(found: Retrieved, entry: str) -> int:
 
 def other_questions() -> list[str]:
     """Everything that the training questions and the evaluation sets ask."""
-    files = (DATA / "questions.jsonl", DATA / "unanswerable.jsonl", *DATA.glob("eval/*.jsonl"))
+    names = ("questions.jsonl", "reminders.jsonl", "unanswerable.jsonl")
+    files = (*(DATA / name for name in names), *DATA.glob("eval/*.jsonl"))
     rows: list[Row[AnyRow]] = [row for file in files for row in read_rows(file, "", AnyRow).rows]
     return [question_in(row.data.question or row.data.prompt) for row in rows]
 

@@ -15,14 +15,13 @@ from core.prompt import Budget, build_prompt, estimate_tokens
 from training.eval_sets import (
     Case,
     Kind,
-    PairRow,
     SetOptions,
     load_cases,
     pair_cases,
-    read_all,
     spread,
 )
 from training.material import load_entries, load_material
+from training.rows import PairRow, read_all
 from training.sft_rows import framed_answer
 
 DATA = Path(__file__).parents[2] / "data"

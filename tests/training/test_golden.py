@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.duplicates import near_pairs
 from core.grounding import is_refusal
 from core.language import language_of
 from core.messages import Language
 from core.tags import load_tags
 from core.wording import say
-from training.duplicates import near_pairs
 from training.rows import EntryRow, Text, read_rows
 
 ROOT = Path(__file__).parents[2]

@@ -20,9 +20,10 @@ from core.tags import Tag, TagGroup
 from core.vision import Vision
 from tests.fakes import FakeChatModel, FakeRetriever, FakeVision
 from training.eval_report import golden_report
-from training.golden_eval import EngineOf, Golden, GoldenRow, measure_golden, problems_with, says
+from training.golden_eval import EngineOf, Golden, measure_golden, problems_with, says
 from training.lineup import Label, Served
 from training.material import Entry
+from training.rows import GoldenRow
 
 TEXT = "帆布鞋用 30 度的温水手洗，阴干。"
 CANVAS = Entry("canvas", "帆布鞋清洗", TEXT, (TEXT,), "care", "zh")

@@ -6,10 +6,11 @@ import pytest
 
 from core.messages import Turn
 from core.model import Piece
+from core.second_answers import TEMPERATURE, SecondAnswers
 from core.store import Store
 from tests.fakes import FakeChatModel
 from tests.training.feedback_world import ANSWER, BETTER, World
-from training.judge import TEMPERATURE, ModelJudge, RuleJudge, SecondTry
+from training.judge import ModelJudge, RuleJudge, SecondTry
 from training.verdicts import Verdict, read_verdicts
 
 DISLIKED = "您好，洗好后塞纸，放在阴凉处晾干，不要暴晒。"
@@ -55,7 +56,9 @@ async def test_a_model_that_picks_none_leaves_none(world: World, said: str) -> N
 async def test_answers_are_sampled_warm_and_each_with_its_own_seed(world: World) -> None:
     turn, verdict = await disliked(world)
     model = FakeChatModel([ANSWER])
-    assert await SecondTry(model, RuleJudge(), 3).answer(turn, verdict) == ANSWER
+    assert (
+        await SecondTry(SecondAnswers(model, 0.3), RuleJudge(), 3).answer(turn, verdict) == ANSWER
+    )
     assert [asked.sampling.seed for asked in model.asked] == [0, 1, 2]
     assert {asked.sampling.temperature for asked in model.asked} == {TEMPERATURE}
     assert {asked.prompt for asked in model.asked} == {turn.prompt}
@@ -74,4 +77,5 @@ async def test_an_answer_that_is_cut_invented_or_the_same_is_never_judged(
     world: World, answer: str | list[Piece]
 ) -> None:
     turn, verdict = await disliked(world)
-    assert await SecondTry(FakeChatModel([answer]), RuleJudge(), 1).answer(turn, verdict) is None
+    second = SecondTry(SecondAnswers(FakeChatModel([answer]), 0.3), RuleJudge(), 1)
+    assert await second.answer(turn, verdict) is None

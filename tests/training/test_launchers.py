@@ -118,7 +118,27 @@ async def test_stopping_ends_every_process_of_the_group(tmp_path: Path) -> None:
     deaf = _deaf_child(one)
     await launcher.stop(one)
     assert (await launcher.status(one)).state is JobState.GONE
-    assert not deaf.is_running() or deaf.status() == psutil.STATUS_ZOMBIE
+    assert not _lives(deaf)
+
+
+async def test_the_control_whoever_ends_the_child_alone_leaves_what_it_started(
+    tmp_path: Path,
+) -> None:
+    launcher = LocalLauncher(stop_seconds=0.2)
+    one = job(tmp_path / "a", STUBBORN)
+    await launcher.submit(one)
+    await words_of(launcher, one, until=b"deaf")
+    deaf = _deaf_child(one)
+    leader = psutil.Process(int((one.folder / "job.pid").read_text()))
+    leader.kill()
+    leader.wait()
+    assert _lives(deaf)
+    await launcher.stop(one)
+    assert not _lives(deaf)
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 async def test_a_child_that_lives_on_is_found_followed_and_not_doubled(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def found(
     )
     monkeypatch.setattr(local_probe, "_sees_a_card", lambda: card)
     variables = {f"SOLEMATE__TRAINING__{key}": value for key, value in changes.items()}
+    if "RECIPE" in changes:
+        variables["SOLEMATE__MODEL__EMBEDDED"] = "false"
     one = examine_here(load_settings(environment=variables))
     return f"{one.health}: {one.found}. {one.advice}"
 
@@ -42,6 +44,12 @@ def test_missing_packages_are_named_with_how_to_install_them(
 def test_a_recipe_for_gpus_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs a GPU" in found(monkeypatch, RECIPE="llama3-8b")
     assert found(monkeypatch, RECIPE="llama3-8b", card=True).startswith("ok")
+
+
+def test_a_recipe_whose_adapters_do_not_fit_the_shipped_model_is_named() -> None:
+    finding = examine_here(load_settings(environment={"SOLEMATE__TRAINING__RECIPE": "llama3-8b"}))
+    assert (finding.health, finding.found) == (Health.WARNING, "llama3-8b trains another model")
+    assert "choose the recipe 'embedded'" in finding.advice
 
 
 def test_another_interpreter_is_only_looked_for(

@@ -8,27 +8,36 @@ one process; LLaMA-Factory's API has the adapters it was started with, under one
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import pytest_asyncio
+from safetensors.torch import load_file, save_file
 
 from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NoHotLoad
-from core.messages import Adapter, ChatMessage
-from core.model import OpenAIChatModel, Piece, Sampling
+from core.messages import Adapter, ChatMessage, Delta, Done, Outcome, Platform, UserMessage
+from core.model import ChatModel, OpenAIChatModel, Piece, Sampling
 from core.registry import Registry
+from core.replicas import Replicas
+from core.routes import Route
 from core.settings import ROOT
+from core.store import Store
+from tests.bots.desks import open_desk, open_engine
 from tests.conftest import missing
+from tests.core.test_registry import keep, send
 from training.servers import embedded, llamafactory_api, vllm
 from training.servers.proxy import Keys
 
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 EXPERT = ROOT / "data" / "embedded" / "expert"
 SPOKEN = ROOT / "data" / "embedded" / "adapter"
+SAMPLING = Sampling(max_tokens=16, temperature=0.0)
 PROMPT = (ChatMessage("user", "拖鞋可以跑步吗？"),)
 HOST = "127.0.0.1"
 KEYS = Keys("engine-key", "loop-key")
@@ -50,17 +59,16 @@ class Served:
     name: str
 
 
-@asynccontextmanager
-async def client_of(url: str, key: str, admin_key: str) -> AsyncIterator[OpenAIChatModel]:
-    async with OpenAIChatModel(
+def client_of(url: str, key: str, admin_key: str) -> OpenAIChatModel:
+    """A patient client, to be opened with `async with`."""
+    return OpenAIChatModel(
         url,
         key,
         base_model="solemate",
         first_token_seconds=120,
         deadline_seconds=240,
         admin_key=admin_key,
-    ) as model:
-        yield model
+    )
 
 
 @pytest_asyncio.fixture(
@@ -94,13 +102,12 @@ async def served(
         yield Served(url, model, name)
 
 
-async def pieces_of(model: OpenAIChatModel, name: str, tokens: int = 16) -> list[Piece]:
-    sampling = Sampling(max_tokens=tokens, temperature=0.0)
-    async with aclosing(model.stream(PROMPT, name, sampling)) as pieces:
+async def pieces_of(model: ChatModel, name: str) -> list[Piece]:
+    async with aclosing(model.stream(PROMPT, name, SAMPLING)) as pieces:
         return [piece async for piece in pieces]
 
 
-async def words(model: OpenAIChatModel, name: str) -> str:
+async def words(model: ChatModel, name: str) -> str:
     return "".join(piece.text for piece in await pieces_of(model, name))
 
 
@@ -188,3 +195,104 @@ async def test_llamafactorys_api_has_the_adapters_of_its_start_alone(served: Ser
         await served.model.load_adapter("spoken-1", SPOKEN)
     with pytest.raises(ModelMissing):
         await words(served.model, "")
+
+
+# --- what the loop has to see, on real servers ---
+
+
+def scaled(folder: Path, share: float) -> Path:
+    """The shipped adapter at a share of its strength."""
+    folder.mkdir()
+    shutil.copy(SPOKEN / "adapter_config.json", folder)
+    weights = load_file(SPOKEN / "adapter_model.safetensors")
+    legs = {name: one * share if ".lora_B." in name else one for name, one in weights.items()}
+    save_file(legs, folder / "adapter_model.safetensors")
+    return folder
+
+
+@hot
+async def test_an_adapter_without_any_effect_is_told_from_one_that_has_some(
+    served: Served, tmp_path: Path
+) -> None:
+    await served.model.load_adapter("idle", scaled(tmp_path / "idle", 0.0))
+    await served.model.load_adapter("spoken-4", SPOKEN)
+    base, idle, spoken = [
+        await words(served.model, name) for name in (served.name, "idle", "spoken-4")
+    ]
+    assert idle == base != spoken
+    for name in ("idle", "spoken-4"):
+        await served.model.unload_adapter(name)
+
+
+@hot
+async def test_the_engine_streams_through_it_and_names_who_answered(
+    served: Served, tmp_path: Path
+) -> None:
+    await served.model.load_adapter("spoken-5", SPOKEN)
+    async with open_desk(tmp_path, served.model) as desk:
+        engine = open_engine(desk.store, served.model, adapter="spoken-5")
+        question = UserMessage("m1", Platform.WEB, "c1", "anna", "How do I wash canvas shoes?")
+        async with aclosing(engine.answer(question)) as events:
+            seen = [event async for event in events]
+        stored = (await desk.store.history("c1", rounds=1))[0].reply
+    deltas = [event for event in seen if isinstance(event, Delta)]
+    assert len(deltas) > 2
+    assert isinstance(seen[-1], Done)
+    assert seen[-1].reply == stored
+    assert (stored.outcome, stored.adapter) == (Outcome.ANSWERED, "spoken-5")
+    await served.model.unload_adapter("spoken-5")
+
+
+@cold
+async def test_a_second_server_takes_over_from_the_first_and_its_adapters_add_up(
+    served: Served, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Blue is served already; green has an SFT and a DPO adapter that come to the same."""
+    halves = (scaled(tmp_path / "sft", 0.5), scaled(tmp_path / "dpo", 0.5))
+    api = llamafactory_api.ApiOptions(str(EXPERT), "green", "chatml", halves)
+    log_file = tmp_path / "green.log"
+    async with AsyncExitStack() as stack:
+        running = llamafactory_api.running(api, KEYS, HOST, 0, log_file)
+        green = await stack.enter_async_context(running)
+        clients = {url: client_of(url, KEYS.engine, KEYS.loop) for url in (served.url, green)}
+        replicas = await stack.enter_async_context(Replicas(clients, "solemate"))
+        store = await stack.enter_async_context(Store(sqlite_url))
+        blue = Adapter(served.name, None, "solemate")
+        registry = Registry(replicas, "solemate", blue, store=store, key=b"key")
+        await registry.reconcile()
+        assert await registry.choose("anna") == served.name
+        async with aclosing(replicas.stream(PROMPT, served.name, SAMPLING)) as under_way:
+            first = await anext(under_way)
+            await keep(store, Adapter("green", halves[1], str(EXPERT)))
+            await send(store, Route("green", served.name))
+            await registry.refresh()
+            await registry.reconcile()
+            assert await registry.choose("anna") == "green"
+            rest = [piece async for piece in under_way]
+        assert rest[-1].finish_reason in ("stop", "length")
+        assert await words(replicas, "green") == "".join(one.text for one in [first, *rest])
+
+
+async def until_healthy(model: OpenAIChatModel, wanted: bool) -> None:
+    while True:
+        if await model.healthy() is wanted:
+            return
+        await asyncio.sleep(0.1)
+
+
+@only_vllm
+async def test_a_vllm_that_dies_comes_back_and_is_given_its_adapter_again(served: Served) -> None:
+    registry = Registry(served.model, "solemate", Adapter("spoken-6", SPOKEN, str(EXPERT)))
+    await registry.reconcile()
+    assert await registry.choose("anna") == "spoken-6"
+    before = await words(served.model, "spoken-6")
+    for process in psutil.Process().children(recursive=True):
+        if "vllm.entrypoints" in " ".join(process.cmdline()):
+            process.kill()
+    await until_healthy(served.model, False)
+    await until_healthy(served.model, True)
+    assert await served.model.models() == ["solemate"]
+    await registry.reconcile()
+    assert await registry.choose("anna") == "spoken-6"
+    assert await words(served.model, "spoken-6") == before
+    await served.model.unload_adapter("spoken-6")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
+from core.audit import AuditRow, audit_of
 from core.backup import Place, back_up
 from core.errors import ConfigError, NotFound
 from core.messages import Platform, Rating
-from core.opening import pseudonyms
+from core.opening import open_link, open_store, pseudonyms
+from core.privacy import audit_subject
 from core.restore import restore
 from core.settings import Settings, load_settings
 from core.store import Store
 from core.tables import adapters, run_pairs, runs
+from tests.conftest import RedisServer
 from tests.training.feedback_world import BETTER, QUESTION, World, make_pair
 from training.commands.person import group
 from training.pairs import save
@@ -146,6 +151,71 @@ def test_an_erasure_tells_what_it_did_and_leaves_nothing(settings: Settings) -> 
     assert found["erased_at"]
     assert (found["turns"], found["ratings"], found["pairs"]) == ([], [], [])
     assert list(settings.state.rglob("rows.jsonl")) == []
+
+
+@pytest.fixture
+def with_redis(settings: Settings, redis_server: RedisServer) -> Settings:
+    redis = settings.redis.model_copy(update={"url": redis_server.url})
+    return settings.model_copy(update={"redis": redis})
+
+
+def someone_is_remembered(settings: Settings) -> None:
+    """A person asked, and Redis knows it for the next question."""
+
+    async def work() -> None:
+        link = open_link(settings)
+        assert link is not None
+        async with link, open_store(settings, link=link) as store:
+            world = World(store)
+            turn = world.turns[await world.ask(user=person(settings))]
+            now = time.time()
+            reply = replace(turn.reply, id="reply-of-now")
+            await store.add_turn(replace(turn, reply=reply, message_id="m-of-now", asked_at=now))
+            await store.history(reply.conversation_id, rounds=3, since=now - 60)
+
+    asyncio.run(work())
+
+
+def remembered(redis_server: RedisServer) -> list[str]:
+    with redis_server.client() as redis:
+        return [str(key) for key in redis.keys("*:rounds:*")]
+
+
+def test_an_erasure_reaches_redis(with_redis: Settings, redis_server: RedisServer) -> None:
+    someone_is_remembered(with_redis)
+    assert remembered(redis_server)
+    done = invoke(with_redis, "erase", TELEGRAM, "--yes")
+    assert remembered(redis_server) == []
+    assert "Redis" not in done.output
+
+
+def test_an_erasure_says_what_redis_may_still_hold(
+    with_redis: Settings, redis_server: RedisServer
+) -> None:
+    someone_is_remembered(with_redis)
+    redis_server.stop()
+    done = invoke(with_redis, "erase", TELEGRAM, "--yes")
+    assert done.exit_code == 0
+    assert "Redis does not answer" in " ".join(done.output.split())
+    assert asked(with_redis, "export", TELEGRAM)["turns"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "after"), [(("export",), "exported"), (("erase", "--yes"), "erased")]
+)
+def test_the_audit_says_who_handed_out_or_erased_a_person(
+    settings: Settings, words: tuple[str, ...], after: str
+) -> None:
+    someone_asked(settings, person(settings))
+    asked(settings, words[0], TELEGRAM, *words[1:], "--as", "ann")
+
+    async def audited(world: World) -> list[AuditRow]:
+        return await audit_of(world.store, audit_subject(person(settings)))
+
+    (row,) = stored(settings, audited)
+    assert (row.who, row.after) == ("ann", after)
+    assert QUESTION not in str(row)
+    assert person(settings) not in str(row)
 
 
 def test_an_erasure_asks_first(settings: Settings) -> None:

@@ -2,70 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
+import re
 
 import pytest
 
 from core.messages import ChatMessage
 from core.prompt import build_prompt
+from core.settings import at_root
 from tests.training.feedback_world import PASSAGE, QUESTION
+from tests.training.personal_texts import KINDS, about_shoes
 from training.personal_data import scrub, scrub_prompt
 
-SENTENCES = (
-    "我的联系方式是 {}，谢谢",
-    "please write to {} tomorrow",
-    "Bitte melden Sie sich unter {} bei mir",
-    "contactez-moi au {} merci",
-    "mi contacto es {} gracias",
+
+# Of a thousand texts of every kind; what is less written down in one way is missed more often.
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        *(("phone", 0.98), ("mail", 0.98), ("card", 0.98)),
+        *(("identity", 0.95), ("address", 0.95), ("order", 0.95)),
+    ],
 )
-
-
-def luhn(prefix: str, length: int, dice: random.Random) -> str:
-    """A card number whose last digit fits."""
-    digits = [int(char) for char in prefix]
-    digits += [dice.randrange(10) for _ in range(length - len(digits) - 1)]
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[::-1][::2]]
-    plain = digits[::-1][1::2]
-    return "".join(map(str, digits)) + str(-(sum(doubled) + sum(plain)) % 10)
-
-
-def phone(dice: random.Random) -> str:
-    number = f"{dice.randrange(10**8):08d}"
-    return dice.choice(
-        (
-            f"1{dice.choice('3578')}{dice.randrange(10)}{number}",
-            f"138 {number[:4]} {number[4:]}",
-            f"+86 139 {number[:4]} {number[4:]}",
-            f"(415) 555-{number[:4]}",
-            f"+1 212-555-{number[:4]}",
-            f"+49 151 {number}",
-            f"+33 6 {number[:2]} {number[2:4]} {number[4:6]} {number[6:]}",
-            f"+34 612 {number[:3]} {number[3:6]}",
-        )
-    )
-
-
-def mail(dice: random.Random) -> str:
-    name = "".join(dice.choice("abcdefgh0123._") for _ in range(8)).strip("._") or "ann"
-    return f"{name}x@{dice.choice(('mail.example', 'qq.com', 'web.de', 'orange.fr'))}"
-
-
-def card(dice: random.Random) -> str:
-    plain = luhn(dice.choice(("4", "51", "62", "6011")), 16, dice)
-    spaced = " ".join(plain[start : start + 4] for start in range(0, 16, 4))
-    return dice.choice((plain, spaced, spaced.replace(" ", "-")))
-
-
-@pytest.mark.parametrize("make", [phone, mail, card])
-def test_at_least_98_of_100_are_found(make: Callable[[random.Random], str]) -> None:
+def test_most_of_a_thousand_texts_leave_nothing(kind: str, least: float) -> None:
     dice = random.Random(7)
-    secrets = [make(dice) for _ in range(300)]
-    texts = [dice.choice(SENTENCES).format(secret) for secret in secrets]
-    left = [
-        secret for secret, text in zip(secrets, texts, strict=True) if secret in scrub(text).text
-    ]
-    assert len(left) <= 0.02 * len(secrets), left[:5]
+    make, sentences = KINDS[kind]
+    texts = [dice.choice(sentences).format(make(dice)) for _ in range(1000)]
+    # The sentences around it hold no figure.
+    left = [text for text in texts if re.search(r"[\d@]", scrub(text).text)]
+    assert len(left) <= (1 - least) * len(texts), [(one, scrub(one).text) for one in left[:5]]
+
+
+def test_of_a_thousand_sentences_about_shoes_hardly_one_is_touched() -> None:
+    dice = random.Random(7)
+    texts = [about_shoes(dice) for _ in range(1000)]
+    touched = [text for text in texts if scrub(text).text != text]
+    assert len(touched) <= 0.005 * len(texts), touched[:5]
+
+
+def test_nothing_of_the_knowledge_base_is_taken_for_somebodys() -> None:
+    entries = json.loads(at_root("data/knowledge_base.json").read_text("utf-8"))
+    touched = [one["content"] for one in entries if scrub(one["content"]).kinds]
+    assert touched == []
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("发到ann@mail.example，卡号4244143437906536", "发到[email]，卡号[card]"),
+        ("我的order 12345678，寄12 Baker Street", "我的order [order]，寄[address]"),
+    ],
+)
+def test_chinese_words_need_no_space_before_personal_data(text: str, scrubbed: str) -> None:
+    assert scrub(text).text == scrubbed
 
 
 @pytest.mark.parametrize(
@@ -77,6 +66,7 @@ def test_at_least_98_of_100_are_found(make: Callable[[random.Random], str]) -> N
         ("身份证11010519491231002X", "account"),
         ("加我微信 shoe_lover88", "account"),
         ("write to @shoe_lover on telegram", "account"),
+        ("微信号：shoelover", "account"),
         ("IBAN DE89 3704 0044 0532 0130 00", "number"),
         ("寄到北京市朝阳区建国路88号3单元", "address"),
         ("I live at 12 Baker Street", "address"),
@@ -101,6 +91,9 @@ def test_other_kinds_leave_a_blank(text: str, kind: str) -> None:
         "1990 2000 2010 2020",
         "an order of 12 shoes, 订单里有 12345 双",
         "Mix 30 degrees, 1:10, 2024-11-22 10:30",
+        "574 和 990v5、EU 42、265 mm、US 9.5、CW2288-111 都还在",
+        "平时走路 42 号够吗，逛街 43 号会不会大",
+        "sizes 16 43 40 42.5 and two Nike Court shoes",
     ],
 )
 def test_what_is_said_about_shoes_stays(text: str) -> None:

@@ -167,6 +167,8 @@ def chosen(cluster: Cluster, recipe: str, token: str = TOKEN, **more: str) -> Se
         "SOLEMATE__TRAINING__LAUNCHER": "ray",
         "SOLEMATE__TRAINING__RAY_ADDRESS": cluster.address,
         "SOLEMATE__TRAINING__RECIPE": recipe,
+        # The shipped model fits the shipped recipe alone.
+        "SOLEMATE__MODEL__EMBEDDED": "true" if recipe == "embedded" else "false",
         "RAY_AUTH_TOKEN": token,
     }
     return load_settings(environment={**variables, **more})
@@ -337,6 +339,14 @@ async def test_doctor_says_what_to_do_about_a_cluster(
     finding = await examine_cluster(settings, with_nodes(gpus, is_open=is_open))
     assert finding.health is not Health.OK
     assert advice in finding.advice
+
+
+async def test_doctor_names_a_recipe_whose_adapters_nobody_here_could_serve() -> None:
+    own = {"SOLEMATE__MODEL__EMBEDDED": "true"}
+    settings = chosen(Cluster("http://127.0.0.1:8265"), "llama3-8b", **own)
+    finding = await examine_cluster(settings, with_nodes(1))
+    assert finding.health is Health.ILL
+    assert "model.expert is 'data/embedded/expert'" in finding.advice
 
 
 async def test_doctor_names_a_cluster_that_does_not_answer() -> None:

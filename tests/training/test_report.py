@@ -39,6 +39,7 @@ ASKED = {
 }
 MEASURED = ASKED | {"id": "r1", "question": "在屋里能连着踩它多久"}
 UNKNOWN = {"id": "u1", "question": "你们店几点关门？", "lang": "zh", "distance": "near"}
+REMINDER = {"entry": "slide", "lang": "zh", "question": "这种拖鞋周末在家能穿吗？"}
 CORRECTION = {
     "id": "c1",
     "lang": "zh",
@@ -152,8 +153,12 @@ def test_a_missing_required_file_is_a_problem(data: DataFolder) -> None:
 
 
 def test_training_files_may_be_absent(data: DataFolder) -> None:
-    names = ["data/shoes.jsonl", "data/shoes_dpo.jsonl", "data/demo_corrections.jsonl"]
-    assert data.report().absent == names
+    names = ["shoes.jsonl", "shoes_dpo.jsonl", "demo_corrections.jsonl", "spoken.jsonl"]
+    names += ["reminders.jsonl", "unanswerable.jsonl", "synonyms.txt"]
+    names += ["eval/golden.jsonl", "eval/probes.jsonl", "eval/dpo.jsonl"]
+    report = data.report()
+    assert sorted(report.absent) == sorted(f"data/{name}" for name in names)
+    assert report.problems == []
 
 
 def test_without_a_size_table_only_foot_lengths_are_compared(data: DataFolder) -> None:
@@ -182,6 +187,21 @@ def test_a_question_about_an_entry_that_does_not_exist_is_a_problem(data: DataFo
 def test_a_sentence_number_beyond_the_entry_is_a_problem(data: DataFolder) -> None:
     data.lines("questions.jsonl", ASKED | {"sentences": [1, 3]})
     assert any("3 is too high: 'slide' has 2 sentences" in problem for problem in data.problems())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"entry": "clog"}, "'clog' is not in the knowledge base"),
+        ({"lang": "en"}, "is 'en', but 'slide' is 'zh'"),
+        ({"question": MEASURED["question"]}, "is the same as data/reminders.jsonl, line 1"),
+    ],
+)
+def test_a_reminder_that_is_about_nothing_or_measured_too_is_a_problem(
+    data: DataFolder, change: dict[str, str], expected: str
+) -> None:
+    data.lines("reminders.jsonl", REMINDER | change)
+    assert any(expected in problem for problem in data.problems())
 
 
 def test_an_entry_of_six_sentences_is_a_problem(data: DataFolder) -> None:
@@ -264,10 +284,82 @@ def test_a_question_in_a_training_history_leaks_too(data: DataFolder) -> None:
 
 
 def test_a_file_nobody_described_is_listed_and_compared(data: DataFolder) -> None:
-    data.lines("eval/golden.jsonl", {"question": ASKED["question"], "must": ["横带"]})
+    data.lines("eval/others.jsonl", {"question": ASKED["question"], "must": ["横带"]})
     report = data.report()
-    assert report.not_checked == ["data/eval/golden.jsonl"]
-    assert "data/eval/golden.jsonl, line 1" in str(report.problems[0])
+    assert report.not_checked == ["data/eval/others.jsonl"]
+    assert "data/eval/others.jsonl, line 1" in str(report.problems[0])
+
+
+GOLDEN = {"id": "g1", "lang": "zh", "question": "这拖鞋是啥样的", "kind": "facts", "entry": "slide"}
+SPOKEN = {"entry": "slide", "lang": "zh", "spoken": "一字拖嘛，就是一条横带的拖鞋哦～"}
+MEASURED_PAIR = PAIR | {"prompt": "沙滩上能穿吗", "entry": "slide", "lang": "zh"}
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "expected"),
+    [
+        ("eval/golden.jsonl", GOLDEN | {"entry": "clog"}, "'clog' is not in the knowledge base"),
+        ("eval/golden.jsonl", GOLDEN | {"lang": "en"}, "is 'en', but 'slide' is 'zh'"),
+        ("eval/golden.jsonl", GOLDEN | {"kind": "fact"}, "line 1, field 'kind': "),
+        ("eval/probes.jsonl", GOLDEN | {"question": ASKED["question"]}, "is the same as"),
+        (
+            "eval/dpo.jsonl",
+            MEASURED_PAIR | {"entry": "clog"},
+            "'clog' is not in the knowledge base",
+        ),
+        (
+            "eval/dpo.jsonl",
+            MEASURED_PAIR | {"chosen": "穿 3 小时吧"},
+            "figures differ from rejected",
+        ),
+        ("spoken.jsonl", SPOKEN | {"entry": "clog"}, "'clog' is not in the knowledge base"),
+        ("spoken.jsonl", SPOKEN | {"spoken": "Just slip in."}, "is 'zh', but the spoken is not"),
+        ("spoken.jsonl", {"entry": "slide"}, "line 1, field 'spoken': is missing"),
+        ("unanswerable.jsonl", {"question": "几点下班"}, "line 1, field 'distance': is missing"),
+    ],
+)
+def test_a_bad_row_of_any_shipped_file_is_a_problem(
+    data: DataFolder, file: str, row: dict[str, Any], expected: str
+) -> None:
+    data.lines(file, row)
+    assert any(f"data/{file}" in one and expected in one for one in data.problems())
+
+
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [
+        ("eval/golden.jsonl", GOLDEN),
+        ("eval/dpo.jsonl", MEASURED_PAIR),
+        ("spoken.jsonl", SPOKEN),
+        ("unanswerable.jsonl", {"question": "几点下班呀", "lang": "zh", "distance": "far"}),
+    ],
+)
+def test_a_right_row_of_any_shipped_file_is_clean_and_counted(
+    data: DataFolder, file: str, row: dict[str, Any]
+) -> None:
+    data.lines(file, row)
+    report = data.report()
+    assert report.problems == []
+    assert file_named(report, f"data/{file}").rows == 1
+    assert report.not_checked == []
+
+
+def test_two_spoken_answers_of_one_entry_are_a_problem(data: DataFolder) -> None:
+    data.lines("spoken.jsonl", SPOKEN, SPOKEN)
+    assert any("'slide' is already used in line 1" in problem for problem in data.problems())
+
+
+def test_what_calibration_learns_from_must_not_be_measured_with(data: DataFolder) -> None:
+    data.lines(
+        "unanswerable.jsonl",
+        {"question": UNKNOWN["question"], "lang": "zh", "distance": "near"},
+    )
+    assert any("is the same as data/unanswerable.jsonl, line 1" in p for p in data.problems())
+
+
+def test_a_group_of_one_synonym_is_a_problem(data: DataFolder) -> None:
+    data.write("synonyms.txt", "一字拖, slide\n凉鞋\n")
+    assert any("line 2: a group needs two names" in problem for problem in data.problems())
 
 
 def test_a_held_out_entry_in_a_training_prompt_is_a_problem(data: DataFolder) -> None:

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from core.errors import TrainingFailed
-from training.eval_sets import PairRow
-from training.llamafactory import known_models
+from training.llamafactory import known_models, recipe
 from training.pretrain import Shape, new_model
 from training.rewards import Candidate, measure_rewards, reward_keys
+from training.rows import PairRow
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 
 PAIRS = [
@@ -62,12 +62,12 @@ async def test_the_adapter_is_measured_beside_its_own_model(
     assert (folder / "train.log").read_text("utf-8")
 
 
-@pytest.mark.parametrize("recipe", known_models())
-def test_a_measurement_trains_nothing_and_names_its_reference(recipe: str, tmp_path: Path) -> None:
-    keys = reward_keys(Candidate(Path("merged"), Path("adapter"), recipe), tmp_path)
+@pytest.mark.parametrize("model", known_models())
+def test_a_measurement_trains_nothing_and_names_its_reference(model: str, tmp_path: Path) -> None:
+    keys = reward_keys(Candidate(Path("merged"), Path("adapter"), model), tmp_path)
     assert (keys["do_train"], keys["do_eval"], keys["stage"]) == (False, True, "dpo")
     assert keys["ref_model"] == keys["model_name_or_path"] == "merged"
-    assert keys["pref_beta"] == 0.1
+    assert keys["pref_beta"] == recipe("dpo", {}, model=model)["pref_beta"]
     assert "deepspeed" not in keys
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from core import registry as registry_module
-from core.messages import Adapter, ChatMessage
-from core.model import OpenAIChatModel, Sampling
+from core.messages import Adapter
+from core.model import OpenAIChatModel
 from core.registry import Registry
 from core.settings import at_root
 from core.store import Store
+from tests.training.people import People
 from training.adapters import Adapters, NewAdapter
 from training.servers.embedded import ServerOptions, running
 
 EXPERT = at_root("data/embedded/expert")
-PROMPT = (ChatMessage("user", "拖鞋？"),)
 PROMISED_SECONDS = 10
 
 
@@ -60,33 +59,6 @@ async def adapters(store: Store, tmp_path: Path) -> Adapters:
         found = await made.register(new, who="test", now=float(number))
         await made.promote(found.name, who="test", now=float(number))
     return made
-
-
-class People:
-    """They ask one question after the other, and remember who answered."""
-
-    def __init__(self, registry: Registry, model: OpenAIChatModel) -> None:
-        self.registry = registry
-        self.model = model
-        self.answered: list[str] = []
-
-    async def ask(self, person: str, tokens: int, begun: asyncio.Event | None = None) -> str:
-        """The adapter that answered; raises where the answer failed."""
-        name = await self.registry.choose(person)
-        sampling, pieces = Sampling(max_tokens=tokens, temperature=1.0, seed=1), 0
-        async with aclosing(self.model.stream(PROMPT, name, sampling)) as stream:
-            async for _ in stream:
-                pieces += 1
-                if begun is not None:
-                    begun.set()
-        assert pieces
-        self.answered.append(name)
-        return name
-
-    async def ask_until(self, person: str, name: str) -> None:
-        """Ask again and again, until this adapter answers."""
-        while await self.ask(person, tokens=4) != name:
-            pass
 
 
 async def test_a_rollback_takes_seconds_and_costs_no_answer(

@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from core.errors import ConfigError, DataError
+from core.policy import note_policy
 from core.settings import Settings, load_settings
 from core.store import Store
 from core.tables import audit
@@ -55,6 +56,19 @@ def with_runs(settings: Settings, work: Callable[[Runs, Store], Awaitable[Any]])
     return asyncio.run(opened())
 
 
+def test_who_changed_a_setting_is_shown(settings: Settings) -> None:
+    async def start_twice(runs: Runs, store: Store) -> None:
+        await note_policy(store, settings, who="ann", now=1.0)
+        changed = load_settings(environment={"SOLEMATE__TRAINING__REPLAY": "3"})
+        await note_policy(store, changed, who="bob", now=2.0)
+
+    with_runs(settings, start_twice)
+    (row,) = asked(settings, "rules")
+    assert (row["who"], row["setting"]) == ("bob", "training.replay")
+    assert (row["before"], row["after"]) == (settings.training.replay, 3.0)
+    assert "training.replay" in invoke(settings, "rules")
+
+
 def accept_pairs(settings: Settings, number: int = 12) -> None:
     async def keep(runs: Runs, store: Store) -> None:
         for place in range(number):
@@ -90,8 +104,8 @@ def test_a_second_run_is_refused_with_the_firsts_name(settings: Settings) -> Non
 
 
 def test_a_stage_that_is_none_is_refused(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="no stage 'sft'"):
-        invoke(settings, "start", "--stage", "sft")
+    with pytest.raises(ConfigError, match="no stage 'ppo'"):
+        invoke(settings, "start", "--stage", "ppo")
 
 
 @pytest.mark.parametrize("words", [("dpo", "--from-feedback"), ("kto",)])
@@ -109,11 +123,14 @@ def test_feedback_and_a_file_of_ones_own_exclude_each_other(settings: Settings) 
 def test_a_dry_run_writes_dataset_and_recipe_and_prints_the_command(settings: Settings) -> None:
     accept_pairs(settings)
     would = asked(settings, "start", "--dry-run")
-    assert (would["train"], would["held_out"], would["anchors"]) == (12, 0, 12)
-    assert (Path(would["dataset"]) / "train.jsonl").read_text().count("\n") == 24
+    # Twelve pairs are gone through ten times.
+    anchors = round(settings.training.replay * 10 * 12)
+    assert (would["train"], would["held_out"], would["anchors"]) == (12, 0, anchors)
+    assert (Path(would["dataset"]) / "train.jsonl").read_text().count("\n") == 10 * 12 + anchors
     recipe = yaml.safe_load(Path(would["recipe"]).read_text())
     assert recipe["dataset_dir"] == would["dataset"]
-    assert recipe["num_train_epochs"] == 8
+    assert recipe["num_train_epochs"] == 1
+    assert "max_samples" not in recipe
     assert would["command_line"][-1] == would["recipe"]
     assert asked(settings, "list") == []
     assert "-m training.llamafactory_cli train" in invoke(settings, "start", "--dry-run")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -16,16 +18,19 @@ from core.audit import audit_of, verify
 from core.errors import AdapterRejected, ModelUnavailable
 from core.store import Store, upsert
 from core.tables import pairs
+from tests.training.run_parts import count_words
 from tests.training.stand_in import Workshop, with_limits
 from training.charts import draw
+from training.dataset import FreezeRules, Frozen, RunStage, freeze_pairs
 from training.launchers import Job, LocalLauncher
 from training.lease import Lease, LeaseLost
 from training.pairs import PreferencePair, to_row
 from training.runs import Run, RunMoved, Runs, RunState
 from training.seal import check_seal
-from training.steps import forget_erased
+from training.steps import ENOUGH_BYTES, Steps, forget_erased
 
 S = RunState
+_NIGHTLY = pytest.mark.nightly
 
 
 @pytest.fixture
@@ -134,6 +139,16 @@ async def test_a_training_that_went_wrong_is_rejected_and_never_evaluated(
     assert list(processes_of(shop.folder)) == []
 
 
+async def test_the_control_whoever_goes_by_the_weights_lets_half_a_training_go_live(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaMA-Factory writes them before it says how far it came."""
+    monkeypatch.setattr("training.steps.check_ended", lambda *_: None)
+    shop.told("partial")
+    run = await shop.until(S.PROMOTED)
+    assert run.figures["training"]["steps"] == 2
+
+
 async def test_a_run_that_failed_gives_its_pairs_back(shop: Workshop) -> None:
     shop.told("fail")
     await shop.until(S.REJECTED)
@@ -194,6 +209,105 @@ async def test_a_dataset_that_was_changed_is_not_trained_on(shop: Workshop) -> N
     run = await shop.until(S.REJECTED, run=run)
     assert "changed after it was frozen" in run.problem
     assert shop.trained == []
+
+
+# --- a full disk ---
+
+
+class FullDisk:
+    """Lets so many files be opened to be written, and none after it until there is room again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room = room
+        self.refused = 0
+        of_disk = Path.open
+
+        def opened(path: Path, mode: str = "r", *words: object, **named: object) -> object:
+            if mode[0] in "wax":
+                self.room -= 1
+                if self.room < 0:
+                    self.refused += 1
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            return of_disk(path, mode, *words, **named)
+
+        monkeypatch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize(
+    "room", [0, 3, 5, *(pytest.param(n, marks=_NIGHTLY) for n in (1, 2, 4, 6))]
+)
+async def test_wherever_the_disk_is_full_a_run_goes_on_when_there_is_room(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    await _on_a_full_disk(shop, monkeypatch, room)
+
+
+async def test_the_control_a_dataset_that_is_written_where_it_belongs_is_half_on_a_full_disk(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def freeze(folder: Path) -> Frozen:
+        return freeze_pairs(shop.pool, (), FreezeRules(cutoff_len=500), count_words, folder)
+
+    whole = freeze(shop.folder / "elsewhere")
+
+    async def in_place(stage: RunStage, recipe: str) -> Frozen:
+        place = shop.folder / "datasets" / whole.folder.name
+        if not place.exists():
+            place.mkdir(parents=True)
+            for file in whole.folder.iterdir():
+                (place / file.name).write_bytes(file.read_bytes())
+        return Frozen(place, whole.manifest)
+
+    async def leave_it(steps: Steps) -> None:
+        """Not even what no run knows is tidied away."""
+
+    monkeypatch.setattr(shop, "freeze", in_place)
+    monkeypatch.setattr(Steps, "_tidy", leave_it)
+    with pytest.raises(AssertionError, match="no whole dataset"):
+        await _on_a_full_disk(shop, monkeypatch, 3)
+
+
+async def _on_a_full_disk(shop: Workshop, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Let a run find the disk full after so many files, then make room; it ends whole."""
+    run = await shop.begun()
+    disk = FullDisk(monkeypatch, room)
+    for _ in range(10):
+        try:
+            run = await shop.steps().advance(run)
+        except OSError:
+            # Nothing was said to be done that was not.
+            run = await shop.runs.get(run.id)
+            disk.room = 1000
+        if run.ended:
+            break
+    assert disk.refused
+    assert run.state is S.PROMOTED, run.problem
+    assert list(processes_of(shop.folder)) == []
+    check_seal(run.output, run=run.id, dataset=run.dataset)
+
+
+async def test_a_trainer_that_finds_the_disk_full_is_rejected_and_gives_its_pairs_back(
+    shop: Workshop,
+) -> None:
+    shop.told("full")
+    run = await shop.until(S.REJECTED)
+    assert "No space left on device" in run.problem
+    assert shop.fake.asked == []
+    assert await shop.runs.pairs_tried() == frozenset()
+    shop.told("good")
+    await shop.until(S.PROMOTED)
+
+
+async def test_no_training_begins_without_room_for_it(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await shop.until(S.FROZEN)
+    free = shutil.disk_usage(shop.folder)._replace(free=ENOUGH_BYTES - 1)
+    with monkeypatch.context() as full:
+        full.setattr("training.steps.shutil.disk_usage", lambda folder: free)
+        assert await shop.steps().advance(run) == run
+    assert shop.trained == []
+    await shop.until(S.PROMOTED, run=run)
 
 
 # --- crashes: each step again ---

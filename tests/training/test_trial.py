@@ -24,13 +24,14 @@ from training.seal import put_seal
 from training.trial import Pair, Trials, drift_from
 
 EXPERT = at_root("data/embedded/expert")
+NIGHTLY = pytest.mark.nightly
 PROMPT = (ChatMessage("user", "帆布鞋怎么洗？"),)
 SAID = [(PROMPT, "您好，用软刷轻轻刷洗。")]
 
 
-def save_adapter(folder: Path, strength: float) -> Path:
+def save_adapter(folder: Path, strength: float, seed: int = 0) -> Path:
     """An adapter of the expert with random weights; without any strength it changes nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_pretrained(EXPERT, dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"])
     adapted = get_peft_model(network, config)
@@ -125,6 +126,7 @@ def trained(run: Run, adapter: Path) -> Run:
     return run
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=NIGHTLY) for n in range(1, 20))])
 @pytest.mark.parametrize(("strength", "differs"), [(0.1, True), (0.0, False)])
 async def test_an_adapter_is_asked_beside_its_base_and_the_live_one(
     settings: Settings,
@@ -133,8 +135,9 @@ async def test_an_adapter_is_asked_beside_its_base_and_the_live_one(
     tmp_path: Path,
     strength: float,
     differs: bool,
+    seed: int,
 ) -> None:
-    adapter = await asyncio.to_thread(save_adapter, tmp_path / "made", strength)
+    adapter = await asyncio.to_thread(save_adapter, tmp_path / "made", strength, seed)
     found = await Trials(settings, store).of(trained(run, adapter))
     compared = await found.instruments.compare()
     assert compared.asked == 4

@@ -189,9 +189,10 @@ async def _evaluate_dpo(
     limit: int,
 ) -> Report:
     from training.eval_report import dpo_report
-    from training.eval_sets import PairRow, pair_cases, read_all
+    from training.eval_sets import pair_cases
     from training.lineup import LABELS
     from training.rewards import Candidate, measure_rewards
+    from training.rows import PairRow, read_all
 
     labels = _there(lineup, LABELS)
     pairs = read_all(pairs_file, PairRow)
@@ -225,9 +226,9 @@ async def _evaluate_golden(
     settings: Settings, lineup: Lineup, rows_file: Path, failures: bool
 ) -> Report:
     from training.eval_report import golden_report
-    from training.eval_sets import read_all
-    from training.golden_eval import GoldenRow, measure_golden, open_engines
+    from training.golden_eval import measure_golden, open_engines
     from training.material import load_entries
+    from training.rows import GoldenRow, read_all
 
     labels = _there(lineup, ("sft", "dpo"))
     rows = read_all(rows_file, GoldenRow)

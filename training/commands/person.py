@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import time
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.opening import open_store, pseudonyms
-from core.printing import Json, out, print_json, print_rows
+from core.opening import open_link, open_store, pseudonyms
+from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from core.redis_link import RedisLink
 
 # Modules that load torch are imported where they are needed.
 
@@ -25,6 +30,9 @@ Key = Annotated[
 ]
 
 
+Operator = Annotated[str, typer.Option("--as", help="Your name in the audit; default: your login.")]
+
+
 @group.command()
 def export(
     context: typer.Context,
@@ -32,10 +40,11 @@ def export(
     file: Annotated[
         Path | None, typer.Option("--file", help="Write it there, for you alone to read.")
     ] = None,
+    operator: Operator = "",
     as_json: Json = False,
 ) -> None:
     """Print all that is kept about a person as one JSON document."""
-    found = run(_export(context.obj, key))
+    found = run(_export(context.obj, key, operator or getpass.getuser()))
     if file is None:
         print_json(found) if as_json else typer.echo(_written(found))
         return
@@ -49,13 +58,14 @@ def erase(
     context: typer.Context,
     key: Key,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    operator: Operator = "",
     as_json: Json = False,
 ) -> None:
     """Delete all that is kept about a person; a tombstone keeps backups from bringing it back."""
     person = run(_known(context.obj, key))
     if not yes:
         typer.confirm(f"Delete all that is kept about {person}, for good?", abort=True, err=True)
-    done = run(_erase(context.obj, person))
+    done = run(_erase(context.obj, person, operator or getpass.getuser()))
     print_json(done) if as_json else print_rows([done], as_json=False)
 
 
@@ -69,18 +79,19 @@ async def _known(settings: Settings, key: str) -> str:
     return person
 
 
-async def _export(settings: Settings, key: str) -> dict[str, Any]:
-    from core.privacy import erased_at
+async def _export(settings: Settings, key: str, who: str) -> dict[str, Any]:
+    from core.privacy import erased_at, note_export
     from core.privacy import export as export_from
 
     person = await _known(settings, key)
     async with open_store(settings, exclusive=False) as store:
         erased = await erased_at(store, person)
         found = await export_from(store, person)
+        await note_export(store, person, who=who)
     return found | {"erased_at": _day(erased) if erased else None}
 
 
-async def _erase(settings: Settings, person: str) -> dict[str, Any]:
+async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
     """Erase a person from the store and from the datasets on disk; what that did."""
     from core.privacy import erase as erase_from
     from training.adapters import RETIRE_SECONDS, Adapters
@@ -88,8 +99,14 @@ async def _erase(settings: Settings, person: str) -> dict[str, Any]:
     from training.steps import forget_erased
 
     now = time.time()
-    async with open_store(settings, exclusive=False) as store:
-        done = await erase_from(store, person, now=now)
+    async with AsyncExitStack() as stack:
+        if link := open_link(settings):
+            await stack.enter_async_context(link)
+        opened = open_store(settings, exclusive=False, link=link)
+        store = await stack.enter_async_context(opened)
+        done = await erase_from(store, person, now=now, who=who)
+        if link is not None:
+            await _tell_of_redis(link, settings.conversation.expire_minutes)
         runs = await forget_erased(operators_runs(settings, store), datasets_folder(settings))
         adapters = Adapters(store, settings.state / "adapters", settings.model.adapter)
         flagged = [one.name for one in await adapters.all() if one.flagged_at == now]
@@ -103,6 +120,19 @@ async def _erase(settings: Settings, person: str) -> dict[str, Any]:
         "adapters_flagged": ", ".join(flagged),
         "retired_by": _day(now + RETIRE_SECONDS) if flagged else "",
     }
+
+
+async def _tell_of_redis(link: RedisLink, minutes: float) -> None:
+    """Say so where the last rounds could not be deleted from Redis: this process will not do it."""
+    from core.errors import RedisUnavailable
+
+    try:
+        await link.check()
+    except RedisUnavailable:
+        err.print(
+            f"Redis does not answer, and may hold the last rounds for {minutes:g} more minutes. "
+            "Erase the person again when it is back to delete them at once."
+        )
 
 
 def _written(found: dict[str, Any]) -> str:

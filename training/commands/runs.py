@@ -24,6 +24,7 @@ from core.settings import ROOT, Settings
 
 if TYPE_CHECKING:
     from core.audit import AuditRow
+    from core.policy import Change
     from core.store import Store
     from training.dataset import RunStage
     from training.lineage import Taught
@@ -69,7 +70,7 @@ def show(context: typer.Context, name: Name, as_json: Json = False) -> None:
 @group.command()
 def start(
     context: typer.Context,
-    stage: Annotated[str, typer.Option(help="dpo | kto")] = "dpo",
+    stage: Annotated[str, typer.Option(help="dpo | kto | sft")] = "dpo",
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it needs somebody.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write dataset and recipe; train nothing.")
@@ -110,7 +111,13 @@ def approve(context: typer.Context, name: Name, operator: Operator = "") -> None
     """Let a run that waits for it go on: its adapter begins to answer people."""
     from training.runs import RunState
 
-    run(_decide(context.obj, name, RunState.CANARY, operator))
+    approved = run(_decide(context.obj, name, RunState.CANARY, operator))
+    if approved.stage == "sft":
+        from training.merged import adoption
+
+        out.print(f"{name}: its model is put away as soon as a solemate is running.")
+        out.print(adoption(context.obj, approved), markup=False, highlight=False, soft_wrap=True)
+        return
     out.print(f"{name} goes on to its canary as soon as a solemate is running.")
 
 
@@ -132,6 +139,13 @@ def resume(context: typer.Context) -> None:
 
     pause_file(context.obj).unlink(missing_ok=True)
     out.print("The loop goes on.")
+
+
+@group.command()
+def rules(context: typer.Context, as_json: Json = False) -> None:
+    """Show who changed which setting about learning when, as each start of solemate found it."""
+    changes = run(_rules(context.obj))
+    print_rows([asdict(one) | {"at": _moment(one.at)} for one in changes], as_json)
 
 
 @group.command()
@@ -291,13 +305,20 @@ async def _show(
         return found, await runs.pairs_of(name), await audit_of(store, name), taught
 
 
-async def _decide(settings: Settings, name: str, to: RunState, operator: str) -> None:
+async def _decide(settings: Settings, name: str, to: RunState, operator: str) -> Run:
     from training.runs import check_decidable
 
     async with _runs(settings) as (_, runs):
         found = await runs.get(name)
         check_decidable(found, to)
-        await runs.move(found, to, who=operator or getpass.getuser(), now=time.time())
+        return await runs.move(found, to, who=operator or getpass.getuser(), now=time.time())
+
+
+async def _rules(settings: Settings) -> list[Change]:
+    from core.policy import policy_changes
+
+    async with _runs(settings) as (store, _):
+        return await policy_changes(store)
 
 
 async def _verify(settings: Settings) -> tuple[Any, list[str]]:
@@ -314,7 +335,9 @@ def _stage(text: str) -> RunStage:
         return "dpo"
     if text == "kto":
         return "kto"
-    raise ConfigError(f"There is no stage {text!r}; a run is dpo or kto.")
+    if text == "sft":
+        return "sft"
+    raise ConfigError(f"There is no stage {text!r}; a run is dpo, kto or sft.")
 
 
 def _print_end(found: Run, as_json: bool) -> None:

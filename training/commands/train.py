@@ -36,7 +36,7 @@ FromFeedback = Annotated[
     typer.Option("--from-feedback", help="A run on people's accepted pairs, gate and all."),
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="With people's feedback: stay until the run needs somebody.")
+    bool, typer.Option("--wait", help="Of a run with a gate: stay until it needs somebody.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start nothing.")]
 Profile = Annotated[
@@ -51,12 +51,24 @@ def train_sft(
     model: BaseModelName = "",
     dataset: Dataset = None,
     output: Output = None,
+    gated: Annotated[
+        bool, typer.Option("--gated", help="A run that merges the model and judges it, too.")
+    ] = False,
+    wait: Wait = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Teach a model to answer from passages: a LoRA adapter from data/shoes.jsonl."""
     settings = with_profile(context, profile)
+    if gated:
+        if model or dataset or output:
+            raise ConfigError(
+                "--gated trains the recipe's model on data/shoes.jsonl, into a folder of the run's "
+                "own: leave --model, --dataset and --output out."
+            )
+        run(begin_run(settings, "sft", recipe, wait=wait, dry_run=dry_run, as_json=as_json))
+        return
     plan = _plan(settings, "sft", recipe, model, output, dataset=dataset)
     run(_train(settings, plan, dry_run, as_json))
 
