@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 
 from bench import (
+    commits,
     delivery,
     first_token,
     model_server,
     own_time,
+    replicas,
     search,
     tagging,
     throughput,
@@ -37,6 +39,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "search": search.measure,
     "many conversations": throughput.measure,
     "delivery": delivery.measure,
+    "commits": commits.measure,
+    "replicas": replicas.measure,
     "vLLM": vllm_server.measure,
     "a training run": training_run.measure,
 }

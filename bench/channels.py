@@ -181,11 +181,11 @@ async def slack_echo(platforms: Platforms) -> AsyncIterator[str]:
 
     handler = AsyncSocketModeHandler(app, slack_fake.APP_TOKEN, web_client=client)
     async with _watched() as address:
-        await handler.connect_async()
+        await handler.connect_async()  # type: ignore[no-untyped-call]
         try:
             yield address
         finally:
-            await handler.close_async()
+            await handler.close_async()  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager

@@ -31,12 +31,16 @@ _FIRST_PERSON = 1_000
 
 @dataclass(slots=True)
 class Person:
-    """Somebody with one question; `answered` says when each answer to it was whole."""
+    """Somebody with one question; `answered` says when each answer to it was whole.
+
+    `taken_seconds` is how long the platform waited until it was told that the question is taken.
+    """
 
     number: int
     channel: Channel
     question: str
     due: float = 0.0
+    taken_seconds: float | None = None
     answered: list[float] = field(default_factory=list)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,9 +52,10 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the questions."""
+    """What became of the questions; `taken_seconds` holds those that Slack waited."""
 
     seconds: list[float]
+    taken_seconds: list[float]
     lost: int
     twice: int
 
@@ -117,6 +122,7 @@ class Crowd:
             await asyncio.wait({looking})
         return Outcome(
             [one.answered[0] - one.due for one in people if one.answered],
+            [one.taken_seconds for one in people if one.taken_seconds is not None],
             lost=sum(not one.answered for one in people),
             twice=sum(len(one.answered) > 1 for one in people),
         )
@@ -125,13 +131,22 @@ class Crowd:
         if person.channel == "telegram":
             await self._telegram.says(person.question, chat=person.number, user=person.number)
         elif person.channel == "slack":
-            user = f"U{person.number}"
-            await self._slack.says(person.question, channel=f"D{person.number}", user=user)
+            await self._say_in_slack(person, patience_seconds)
         else:
             # Whoever has waited so long in vain is counted as lost.
             with suppress(TimeoutError, aiohttp.ClientError):
                 async with asyncio.timeout(patience_seconds):
                     await self._say_on_the_web(person, address)
+
+    async def _say_in_slack(self, person: Person, patience_seconds: float) -> None:
+        user, channel = f"U{person.number}", f"D{person.number}"
+        body = self._slack.message(person.question, channel=channel, user=user)
+        envelope = await self._slack.send(body)
+        sent = time.perf_counter()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                await self._slack.acknowledged(envelope)
+                person.taken_seconds = time.perf_counter() - sent
 
     async def _say_on_the_web(self, person: Person, address: str) -> None:
         body = {"message": person.question}

@@ -32,42 +32,42 @@ _CALM_RATE = 10.0
 
 async def measure(expert: Expert) -> list[Figure]:
     """The cost of a message on each platform, and what becomes of many a second in one process."""
-    figures = []
+    figures: list[Figure] = []
     async with (
         in_child(partial(stub_server, MODEL_SECONDS)) as model_url,
         crowd() as people,
         in_child(partial(solemate, replace(expert), people.platforms, model_url)) as address,
     ):
-        ours = {
-            channel: await _calm(expert, people, address, channel, rated=True) for channel in ECHOES
-        }
+        ours = {}
+        for channel in ECHOES:
+            outcome, ours[channel] = await _calm(expert, people, address, channel, rated=True)
+            if channel == "slack":
+                figures.append(_taken(outcome))
         for rate in expert.effort.rates:
             questions = _questions(expert, rate * expert.effort.crowd_seconds)
             figures += _figures(rate, *await _ask(people, address, questions, MIX, rate))
     for channel, echo in ECHOES.items():
         async with crowd() as people, in_child(partial(echo, people.platforms)) as address:
-            theirs = await _calm(expert, people, address, channel, rated=False)
+            _, theirs = await _calm(expert, people, address, channel, rated=False)
         what = f"{channel}: processor time a message"
         figures += [
             Figure(PART, what, 1000 * ours[channel], "ms"),
             Figure(PART, f"{what}, a bare echo bot", 1000 * theirs, "ms"),
+            Figure(PART, f"{what} / a bare echo bot's", ours[channel] / theirs, "×"),
         ]
     return figures
 
 
 async def _calm(
     expert: Expert, people: Crowd, address: str, channel: Channel, *, rated: bool
-) -> float:
-    """Seconds on the processor that a message takes where nobody waits for anybody."""
-    effort = expert.effort
-    seconds = 0.0
-    for number in (effort.warm_up, effort.calm_messages):
-        questions = _questions(expert, number)
-        outcome, seconds = await _ask(
-            people, address, questions, [channel], _CALM_RATE, rated=rated
-        )
-        assert not outcome.lost, f"{outcome.lost} of {number} were lost in a calm"
-    return seconds
+) -> tuple[Outcome, float]:
+    """What becomes of messages where nobody waits for anybody, and the processor's seconds each."""
+    warm_up = _questions(expert, expert.effort.warm_up)
+    await _ask(people, address, warm_up, [channel], _CALM_RATE, rated=rated)
+    questions = _questions(expert, expert.effort.calm_messages)
+    outcome, seconds = await _ask(people, address, questions, [channel], _CALM_RATE, rated=rated)
+    assert not outcome.lost, f"{outcome.lost} of {len(questions)} were lost in a calm"
+    return outcome, seconds
 
 
 async def _ask(
@@ -86,6 +86,12 @@ async def _ask(
         asking, address, rate=rate, patience_seconds=_PATIENCE_SECONDS, rated=rated
     )
     return outcome, (await people.processor_seconds(address) - before) / len(questions)
+
+
+def _taken(outcome: Outcome) -> Figure:
+    """Slack sends again what is not acknowledged within three seconds."""
+    milliseconds = [1000 * seconds for seconds in outcome.taken_seconds]
+    return Figure(PART, "slack: acknowledged, p99", percentile(milliseconds, 0.99), "ms", Goal(300))
 
 
 def _questions(expert: Expert, number: int) -> list[str]:

@@ -11,6 +11,8 @@ class Effort:
 
     No training is measured where it has no steps: its start alone takes half a minute.
 
+    `replicas` are numbers of processes that answer at once; each of them takes seconds to start.
+
     `talks` are numbers of conversations held with vLLM at once; its start alone takes minutes.
 
     `sizes` are numbers of passages, the first one is what the others are compared with; `rates` are
@@ -31,6 +33,8 @@ class Effort:
     crowd_seconds: int
     training_steps: int
     talks: tuple[int, ...]
+    commits: int
+    replicas: tuple[int, ...]
 
 
 FULL = Effort(
@@ -48,6 +52,8 @@ FULL = Effort(
     crowd_seconds=15,
     training_steps=40,
     talks=(1, 8, 32),
+    commits=4_000,
+    replicas=(1, 3),
 )
 QUICK = Effort(
     warm_up=1,
@@ -64,4 +70,6 @@ QUICK = Effort(
     crowd_seconds=1,
     training_steps=0,
     talks=(),
+    commits=20,
+    replicas=(),
 )

@@ -23,6 +23,7 @@ ROWS = {
     "photos": 4,
     "search": 9,
     "many conversations": 3,
+    "commits": 3,
 }
 
 
