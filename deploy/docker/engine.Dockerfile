@@ -2,7 +2,8 @@
 # The engine: chat page, API, bots, retrieval and vision. Build it from the project's root:
 #   docker build -f deploy/docker/engine.Dockerfile -t solemate-engine .
 # For a machine with an NVIDIA card add
-#   --build-arg EXTRAS="--extra telegram --extra slack --extra train --extra gpu" --build-arg TORCH=auto
+#   --build-arg EXTRAS="--extra telegram --extra slack --extra redis --extra tracing --extra train \
+#     --extra gpu" --build-arg TORCH=auto
 FROM python:3.11-slim-bookworm
 
 # pg_dump for `solemate backup`: Debian 12 has version 15, which reads servers up to 15.
@@ -12,7 +13,7 @@ RUN apt-get update \
     && pip install --no-cache-dir uv
 
 WORKDIR /app
-ARG EXTRAS="--extra telegram --extra slack --extra serve-cpu"
+ARG EXTRAS="--extra telegram --extra slack --extra redis --extra tracing --extra serve-cpu"
 ARG TORCH=cpu
 COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
