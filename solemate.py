@@ -7,7 +7,7 @@ import errno
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -24,7 +24,6 @@ from rich.table import Table
 
 from core.errors import ConfigError, SolemateError, StoreError
 from core.opening import (
-    calibration_file,
     engine_options,
     model_address,
     on_disk,
@@ -44,13 +43,25 @@ from core.opening import (
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
 from core.settings import Settings, at_root
-from training.commands import adapters, data, demo, evaluation, models, pairs, person, runs, train
+from training.commands import (
+    adapters,
+    data,
+    demo,
+    evaluation,
+    kb,
+    models,
+    pairs,
+    person,
+    runs,
+    train,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from bots.bot import Bot, Intake, Prepare, Status
     from bots.lanes import Lanes
+    from bots.notices import Teller
     from bots.slack import front as slack_front
     from bots.telegram.front import Access, Telegram
     from bots.telegram.polling import Polling
@@ -61,9 +72,10 @@ if TYPE_CHECKING:
     from core.backup import Place
     from core.colours import ColourVision
     from core.doctor import Finding, Probe
+    from core.duels import Duels
     from core.engine import Engine
     from core.inbox import Inbox
-    from core.index import Index, IndexFolder
+    from core.index import IndexFolder
     from core.leader import Lead, Leader
     from core.messages import Platform
     from core.model import ModelServer, OpenAIChatModel
@@ -124,7 +136,7 @@ def read_settings(
 
 @app.command()
 def up(context: typer.Context) -> None:
-    """Start everything: model server, engine, chat page and API; Ctrl-C stops."""
+    """Start everything: model server, engine, chat page and API; Ctrl-C stops, twice at once."""
     run(_up(context.obj))
 
 
@@ -299,9 +311,8 @@ def restore(
 
 # --- knowledge and figures ---
 
-kb = typer.Typer(no_args_is_help=True, help="The knowledge base and its index.")
 for name, group in (
-    ("kb", kb),
+    ("kb", kb.group),
     ("data", data.group),
     ("eval", evaluation.group),
     ("models", models.group),
@@ -313,107 +324,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.command("demo-loop")(demo.demo_loop)
-
-CALIBRATION_QUESTIONS = ("data/questions.jsonl", "data/unanswerable.jsonl")
-QUESTIONS = ("data/eval/retrieval.jsonl", "data/eval/unanswerable.jsonl")
-
-
-@kb.command()
-def build(context: typer.Context) -> None:
-    """Index the knowledge base; nothing is done when the index holds it already."""
-    _, retriever = run(open_retriever(context.obj))
-    out.print(f"The index holds {len(retriever.snapshot.index)} chunks.")
-
-
-@kb.command()
-def add(
-    context: typer.Context,
-    knowledge: Annotated[Path, typer.Argument(help="A JSON file like knowledge_base.json.")],
-) -> None:
-    """Add a knowledge file to the index, or replace what came from it before."""
-    index = run(_kb_folder(context.obj, lambda folder: folder.add(knowledge)))
-    out.print(f"The index holds {len(index)} chunks. Calibrate with `solemate kb calibrate`.")
-
-
-@kb.command()
-def remove(
-    context: typer.Context,
-    origin: Annotated[str, typer.Argument(help="The file's name, as `kb list` shows it.")],
-) -> None:
-    """Take everything that came from a file out of the index."""
-    index = run(_kb_folder(context.obj, lambda folder: folder.remove(origin)))
-    out.print(f"The index holds {len(index)} chunks.")
-
-
-@kb.command("list")
-def list_chunks(context: typer.Context, as_json: Json = False) -> None:
-    """List what is indexed."""
-    _, retriever = run(open_retriever(context.obj))
-    index = retriever.snapshot.index
-    rows = [
-        {
-            "id": chunk.id,
-            "title": chunk.title,
-            "topic": chunk.topic,
-            "lang": chunk.lang,
-            "source": chunk.source,
-            "file": origin,
-        }
-        for chunk, origin in zip(index.chunks, index.origins, strict=True)
-    ]
-    print_rows(rows, as_json)
-
-
-@kb.command()
-def search(
-    context: typer.Context,
-    question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    knowledge: Annotated[Path | None, typer.Option(help="Search this file instead.")] = None,
-    batch: Annotated[
-        Path | None, typer.Option(help='JSON lines {"id", "question"} to rank.')
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show what retrieval finds for a question, or for a file of questions."""
-    if (question is None) == (batch is None):
-        raise ConfigError("Give a question, or --batch with a file of questions; not both.")
-    run(_search(context.obj, question, knowledge, batch, as_json))
-
-
-@kb.command()
-def calibrate(
-    context: typer.Context,
-    questions: Annotated[
-        list[Path] | None, typer.Option(help="Question files; default: those of data/.")
-    ] = None,
-    wrong: Annotated[
-        float, typer.Option(min=0, max=1, help="Of what has no answer, the share that may get one.")
-    ] = 0.3,
-    refused: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Of what has no answer, the share to refuse; we ask back the rest."
-        ),
-    ] = 0.25,
-    as_json: Json = False,
-) -> None:
-    """Fit to this knowledge base when to answer, ask back and refuse."""
-    files = questions or [at_root(name) for name in CALIBRATION_QUESTIONS]
-    run(_calibrate(context.obj, files, wrong, refused, as_json))
-
-
-@kb.command("eval")
-@evaluation.group.command("retrieval")
-def evaluate_retrieval(
-    context: typer.Context,
-    questions: Annotated[
-        list[Path] | None, typer.Option(help="Question files; default: data/eval/.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure recall and refusals on held-out questions."""
-    files = questions or [at_root(name) for name in QUESTIONS]
-    run(_evaluate_retrieval(context.obj, files, as_json))
+evaluation.group.command("retrieval")(kb.evaluate_retrieval)
 
 
 @evaluation.group.command("vision")
@@ -445,13 +356,16 @@ class Opened:
     model: ModelServer
     registry: Registry
     engine: Engine
+    duels: Duels | None
 
 
 @asynccontextmanager
 async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
     """Open the store, the index, the eyes and the model, and put the engine on top."""
+    from core.duels import Duels
     from core.engine import Engine
     from core.registry import Registry, live_adapter
+    from core.second_answers import SecondAnswers
 
     live = live_adapter(settings.model)
     async with AsyncExitStack() as stack:
@@ -473,7 +387,16 @@ async def open_expert(settings: Settings) -> AsyncIterator[Opened]:
             report_missing=registry.report_missing,
             options=engine_options(settings),
         )
-        yield Opened(store, link, index, retriever, vision, model, registry, engine)
+        duels = None
+        if settings.privacy.train_on_chats:
+            duels = Duels(
+                store,
+                SecondAnswers(model, settings.model.min_support),
+                settings.feedback.duels,
+                route=lambda: registry.route,
+                key=key,
+            )
+        yield Opened(store, link, index, retriever, vision, model, registry, engine, duels)
 
 
 @asynccontextmanager
@@ -562,10 +485,13 @@ async def some_expert(settings: Settings) -> AsyncIterator[Expert]:
 async def _up(settings: Settings) -> None:
     from bots.feeds import Feeds
     from bots.lanes import Allowance, Lanes, Limits
+    from bots.notices import Telling
     from bots.web.desk import Desk
     from bots.web.server import web_server
     from core.inbox import Inbox
     from core.messages import Platform
+    from core.notices import Notices
+    from core.policy import note_policy, starter
     from core.ports import listening
     from core.presence import Presence
 
@@ -577,7 +503,10 @@ async def _up(settings: Settings) -> None:
                 listening(settings.web.host, settings.web.port, "SOLEMATE__WEB__PORT")
             )
             opened = await stack.enter_async_context(open_expert(settings))
+            await note_policy(opened.store, settings, who=starter())
             await opened.vision.warm()
+        if not settings.model.embedded:
+            await _tell_of_models(settings)
         tracing = stack.enter_context(open_tracing(settings, "solemate"))
         limits = settings.limits
         owner = uuid.uuid4().hex
@@ -593,14 +522,17 @@ async def _up(settings: Settings) -> None:
             (Platform.WEB, Platform.API, Platform.TERMINAL), feeds
         )
         prepare: dict[Platform, Prepare] = {}
-        telegram = await _open_telegram(stack, settings, opened.store, inbox)
+        tellers: dict[Platform, Teller] = {}
+        telegram = await _open_telegram(stack, settings, opened, inbox)
         if telegram is not None:
             bots[Platform.TELEGRAM] = telegram.answers
             prepare[Platform.TELEGRAM] = telegram.photos.prepare
-        slack = await _open_slack(stack, settings, opened.store, inbox)
+            tellers[Platform.TELEGRAM] = telegram.teller
+        slack = await _open_slack(stack, settings, opened, inbox)
         if slack is not None:
             bots[Platform.SLACK] = slack.answers
             prepare[Platform.SLACK] = slack.reading.prepare
+            tellers[Platform.SLACK] = slack.teller
         lanes = Lanes(
             inbox=inbox,
             store=opened.store,
@@ -616,6 +548,7 @@ async def _up(settings: Settings) -> None:
             prepare=prepare,
             tracing=tracing,
         )
+        notices = Notices(opened.store) if settings.feedback.tell_people else None
         desk = Desk(
             opened.store,
             inbox,
@@ -624,6 +557,8 @@ async def _up(settings: Settings) -> None:
             feeds,
             photo_limits(settings),
             settings.conversation.expire_minutes * 60,
+            opened.duels,
+            notices,
         )
         loop = await _open_loop(stack, settings, opened.store)
         intakes: dict[Platform, Intake] = {}
@@ -645,6 +580,9 @@ async def _up(settings: Settings) -> None:
         async with lanes.running(), asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(_chores(settings, opened, inbox))]
             background += [tasks.create_task(intake.run()) for intake in intakes.values()]
+            if notices is not None:
+                telling = Telling(notices, opened.store, tellers)
+                background.append(tasks.create_task(telling.run()))
             if loop is not None:
                 background.append(tasks.create_task(loop.schedule.run()))
             address = settings.web.public_url or settings.web.address
@@ -652,6 +590,22 @@ async def _up(settings: Settings) -> None:
             await server.serve(sockets=[listener])
             for task in background:
                 task.cancel()
+
+
+async def _tell_of_models(settings: Settings) -> None:
+    """Say what is wrong with model servers that we do not start; until they answer we quote."""
+    from core.doctor import examine_models
+
+    for finding in await examine_models(settings):
+        _warn_of(finding)
+
+
+def _warn_of(finding: Finding) -> None:
+    """Say what is ill, if anything: it is in nobody's way yet, and may be well before it is."""
+    if finding.advice:
+        log.warning("not_well", part=finding.part, found=finding.found, advice=finding.advice)
+        sentence = f"{finding.part}: {finding.found}. {finding.advice}"
+        err.print(sentence, style="yellow", markup=False)
 
 
 @asynccontextmanager
@@ -693,16 +647,12 @@ async def _open_loop(stack: AsyncExitStack, settings: Settings, store: Store) ->
         log.warning("no_training", missing=exc.name, advice="install the extra `train`")
         return None
     if settings.training.launcher == "ray":
-        finding = await _examine_training(settings)
-        if finding.advice:
-            # Answers do not need it, and it may come back before a run does.
-            log.warning("training_cluster", found=finding.found, advice=finding.advice)
-            err.print(f"Training: {finding.found}. {finding.advice}", style="yellow")
+        _warn_of(await _examine_training(settings))
     return await stack.enter_async_context(opened_loop(settings, store))
 
 
 async def _open_telegram(
-    stack: AsyncExitStack, settings: Settings, store: Store, inbox: Inbox
+    stack: AsyncExitStack, settings: Settings, opened: Opened, inbox: Inbox
 ) -> Telegram | None:
     """The connection to Telegram, open as long as `stack`; None without a token."""
     access = _telegram_access(settings)
@@ -713,10 +663,11 @@ async def _open_telegram(
     return await stack.enter_async_context(
         open_telegram(
             access,
-            store=store,
+            store=opened.store,
             inbox=inbox,
             pseudonyms=pseudonyms(settings),
             max_photo_bytes=settings.vision.max_bytes,
+            duels=opened.duels,
         )
     )
 
@@ -815,7 +766,7 @@ def _telegram_calls(
 
 
 async def _open_slack(
-    stack: AsyncExitStack, settings: Settings, store: Store, inbox: Inbox
+    stack: AsyncExitStack, settings: Settings, opened: Opened, inbox: Inbox
 ) -> slack_front.Slack | None:
     """The connection to Slack, open as long as `stack`; None without a token."""
     access = _slack_access(settings)
@@ -824,7 +775,13 @@ async def _open_slack(
     from bots.slack.front import open_slack
 
     return await stack.enter_async_context(
-        open_slack(access, store=store, inbox=inbox, pseudonyms=pseudonyms(settings))
+        open_slack(
+            access,
+            store=opened.store,
+            inbox=inbox,
+            pseudonyms=pseudonyms(settings),
+            duels=opened.duels,
+        )
     )
 
 
@@ -1046,89 +1003,6 @@ async def _tag(settings: Settings, photos: Sequence[Path], as_json: bool) -> Non
     out.print(table)
     if vision.colours_only:
         out.print("Only colours can be told here; set vision.model to a CLIP model for the rest.")
-
-
-async def _kb_folder(settings: Settings, work: Callable[[IndexFolder], Awaitable[Index]]) -> Index:
-    folder, _ = await open_retriever(settings)
-    return await work(folder)
-
-
-async def _search(
-    settings: Settings,
-    question: str | None,
-    knowledge: Path | None,
-    batch: Path | None,
-    as_json: bool,
-) -> None:
-    from core.retrieval import Query
-    from core.retrieval_eval import load_questions, search_batch
-
-    retriever = await _retriever_over(settings, knowledge)
-    if batch is not None:
-        for line in await search_batch(retriever, load_questions(batch)):
-            print_json(asdict(line))
-        return
-    ranking = await retriever.rank(Query(question or ""))
-    rows = [
-        {
-            "id": hit.chunk.id,
-            "title": hit.chunk.title,
-            "score": round(hit.score, 4),
-            "probability": round(hit.probability, 4),
-        }
-        for hit in ranking.hits[:10]
-    ]
-    if as_json:
-        print_json({"outcome": ranking.relevance, "results": rows})
-        return
-    print_rows(rows, as_json)
-    out.print(f"outcome: {ranking.relevance} (confidence {ranking.confidence:.2f})")
-
-
-async def _retriever_over(settings: Settings, knowledge: Path | None) -> Retriever:
-    """A retriever over the knowledge base, or over one file that is not to be kept."""
-    _, retriever = await open_retriever(settings)
-    if knowledge is None:
-        return retriever
-    from core.index import Index
-    from core.knowledge import load_knowledge
-    from core.retrieval import Snapshot
-
-    index = Index.of(retriever.snapshot.index.recipe, load_knowledge(knowledge), knowledge.name)
-    return retriever.on(Snapshot(index, retriever.snapshot.calibration))
-
-
-async def _calibrate(
-    settings: Settings, questions: Sequence[Path], wrong: float, refused: float, as_json: bool
-) -> None:
-    from core.calibration import to_json
-    from core.index import write_atomically
-    from core.retrieval_eval import calibrate as fit
-    from core.retrieval_eval import load_questions
-
-    _, retriever = await open_retriever(settings)
-    asked = [question for file in questions for question in load_questions(file)]
-    with err.status(f"Asking {len(asked)} questions…"):
-        found = await fit(retriever, asked, wrong, refused)
-    write_atomically(calibration_file(settings), to_json(found))
-    assert found.point is not None
-    print_rows([asdict(found.point)], as_json)
-
-
-async def _evaluate_retrieval(settings: Settings, questions: Sequence[Path], as_json: bool) -> None:
-    from core.retrieval_eval import evaluate, load_questions
-
-    _, retriever = await open_retriever(settings)
-    asked = [question for file in questions for question in load_questions(file)]
-    with err.status(f"Asking {len(asked)} questions…"):
-        found = await evaluate(retriever, asked)
-    if as_json:
-        print_json(asdict(found))
-        return
-    figures = asdict(found)
-    for rows in [value for value in figures.values() if isinstance(value, (list, tuple))]:
-        print_rows(list(rows), as_json)
-    print_rows([{k: v for k, v in figures.items() if isinstance(v, float)}], as_json)
 
 
 # --- small things ---

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import kubernetes_validate
@@ -25,6 +26,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from sqlalchemy.engine import make_url
 
 from bots.metrics import Metrics
 from core.gauges import Gauges
@@ -378,6 +380,28 @@ def test_what_manifests_refer_to_is_there() -> None:
         assert selected(service["spec"]["selector"]), named(service)
 
 
+def test_what_several_engines_share_is_there() -> None:
+    by_name = {named(one): one for one in MANIFESTS}
+    engine = by_name["Deployment/engine"]["spec"]
+    assert engine["replicas"] > 1
+    settings = load_settings(environment=by_name["ConfigMap/solemate"]["data"])
+    assert settings.database.url.startswith("postgresql")
+    assert settings.redis.url
+    image = instructions(DEPLOY / "docker" / "engine.Dockerfile")
+    assert any(name == "ARG" and "--extra redis" in rest for name, rest in image)
+    # What is not mounted by all of them would be another one's secrets.
+    for volume in engine["template"]["spec"]["volumes"]:
+        if claim := volume.get("persistentVolumeClaim"):
+            spec = by_name[f"PersistentVolumeClaim/{claim['claimName']}"]["spec"]
+            assert spec["accessModes"] == ["ReadWriteMany"]
+    rules = by_name["NetworkPolicy/engine"]["spec"]["egress"]
+    ports = {one["port"] for rule in rules for one in rule["ports"]}
+    assert {
+        make_url(settings.database.url).port or 5432,
+        urlsplit(settings.redis.url).port,
+    } <= ports
+
+
 def selected(labels: Mapping[str, str]) -> list[str]:
     """The workloads whose pods have these labels."""
     return [
@@ -440,7 +464,9 @@ def engine_page(state: Path) -> str:
     metrics.waiting(1, 2.0)
     states = {"rejected": 1, "awaiting_approval": 1, "promoted": 2}
     verdicts = {("v1", "up"): 3, ("v1", "down"): 1}
-    metrics.holds(Gauges(0, 7, verdicts, pairs={"accepted": 5}, runs=states))
+    results = {("v1", "won"): 1, ("v1", "lost"): 2, ("v1", "drawn"): 1}
+    shown = {"answered": 1, "unanswered": 2}
+    metrics.holds(Gauges(0, 7, verdicts, {"accepted": 5}, states, shown, results))
     metrics.watch_route(lambda: Route("v1", canary="v2", share=0.05))
     metrics.watch_platform(Platform.TELEGRAM, lambda: "", lambda: 3.0)
     metrics.watch_machine(state)

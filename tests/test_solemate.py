@@ -10,10 +10,11 @@ import pty
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -26,7 +27,7 @@ from core.ports import port_is_free
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
-from solemate import _open_loop, forget, main, open_model
+from solemate import _open_loop, _tell_of_models, forget, main, open_model
 from tests.core.documents import write_objects
 
 ROOT = Path(__file__).parent.parent
@@ -148,6 +149,17 @@ def test_a_question_about_something_else_is_refused(
 ) -> None:
     done = solemate(environment, "ask", "怎么做红烧肉？", "--json")
     assert json.loads(done.stdout)["outcome"] == "refused"
+
+
+def test_a_start_has_the_audit_say_by_which_settings_it_learns(
+    environment: dict[str, str], running: str
+) -> None:
+    file = environment["SOLEMATE__DATABASE__URL"].removeprefix("sqlite:///")
+    query = "select who, detail from audit where subject = 'settings'"
+    with closing(sqlite3.connect(file)) as database:
+        ((who, detail),) = database.execute(query).fetchall()
+    assert "@" in who
+    assert "training.gate.accuracy" in json.loads(detail)["values"]
 
 
 def test_ask_asks_the_running_solemate_and_a_second_up_is_refused(
@@ -386,6 +398,25 @@ async def test_a_training_cluster_that_is_away_is_named_at_the_start_and_stops_n
     async with Store(settings.database.address) as store, AsyncExitStack() as stack:
         assert await _open_loop(stack, settings, store) is not None
     assert "Start the Ray head and the tunnel to it" in " ".join(capsys.readouterr().err.split())
+
+
+async def test_a_model_server_that_is_away_is_named_at_the_start_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    settings = load_settings(
+        environment={
+            "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+            "SOLEMATE__MODEL__EMBEDDED": "false",
+            "SOLEMATE__MODEL__ADAPTER": "",
+            "SOLEMATE__MODEL__BASE_URL": url,
+        }
+    )
+    await _tell_of_models(settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        said == f"model: no answer from {url}. Start the model server, or correct model.base_url."
+    )
 
 
 async def test_the_embedded_server_is_one_and_not_several(alone: Settings) -> None:
