@@ -511,14 +511,12 @@ def _sampling(default: Sampling, message: UserMessage) -> Sampling:
 
 
 def _ground(draft: _Draft, min_support: float) -> Ground:
-    """What the answer may say: question, passages and tags."""
+    """What the answer may say: passages, question and tags."""
+    tags = (f"{tag.name} {tag.phrase} {tag.score:.0%}" for tag in draft.tags)
     return Ground.of(
-        (
-            draft.resolved.question,
-            *(f"{passage.title}\n{passage.text}" for passage in draft.passages),
-            *(f"{tag.name} {tag.phrase} {tag.score:.0%}" for tag in draft.tags),
-        ),
+        (f"{passage.title}\n{passage.text}" for passage in draft.passages),
         min_support,
+        also=(draft.resolved.question, *tags),
     )
 
 

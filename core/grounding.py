@@ -16,6 +16,7 @@ from core.errors import AnswerUnsupported
 from core.knowledge import sentences
 from core.messages import Passage
 from core.model import Piece
+from core.polarity import Polarity
 
 # A passage counts as used where it holds this part of a sentence's shingles, and nearly as much
 # as the passage that holds most.
@@ -107,26 +108,31 @@ class Ground:
     names: frozenset[str]
     shingles: frozenset[str]
     min_support: float
+    polarity: Polarity
 
     @classmethod
-    def of(cls, texts: Iterable[str], min_support: float) -> Ground:
-        """The ground made of these texts.
+    def of(cls, passages: Iterable[str], min_support: float, *, also: Iterable[str] = ()) -> Ground:
+        """The ground made of passages and of what `also` may be said: the question, the tags.
 
         A sentence of the answer must share `min_support` of its shingles with them: 0.3 only
-        catches text from nowhere, since paraphrases stay well above it.
+        catches text from nowhere, since paraphrases stay well above it. What the passages deny may
+        not be said, nor the contrary; questions deny nothing.
         """
-        joined = "\n".join(texts)
+        stated = "\n".join(passages)
+        joined = "\n".join((stated, *also))
         return cls(
             frozenset(quantities(joined)),
             frozenset(_names(joined)) | frozenset(_words(joined)),
             frozenset(shingles(joined)),
             min_support,
+            Polarity.of(stated),
         )
 
     def unsupported(self, text: str, *, finished: bool = True) -> str | None:
         """The first number, size, name or sentence of `text` that stands on nothing, or None.
 
-        A last sentence that is not `finished` is only looked at for figures and names.
+        What the passages say the other way round stands on nothing, too. A last sentence that is
+        not `finished` is only looked at for figures, names and denials.
         """
         for value, unit in quantities(text):
             if not self._knows_quantity(value, unit):
@@ -135,6 +141,8 @@ class Ground:
             return name
         if is_refusal(text):
             return None
+        if turned := self.polarity.turned(text, finished=finished):
+            return turned
         whole = sentences(text)
         for sentence in whole if finished else whole[:-1]:
             parts = shingles(sentence)

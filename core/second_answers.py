@@ -71,7 +71,7 @@ def own_text(turn: Turn) -> str:
 def _ground(turn: Turn, min_support: float) -> Ground:
     """What the answer may say: question and tags, as they stand in the prompt, and passages."""
     given = (f"{passage.title}\n{passage.text}" for passage in turn.passages)
-    return Ground.of((turn.prompt[-1].content, *given), min_support)
+    return Ground.of(given, min_support, also=(turn.prompt[-1].content,))
 
 
 def _lead(language: Language) -> re.Pattern[str]:

@@ -224,7 +224,7 @@ def _quote(case: Case) -> str:
 
 def _ground(case: Case, min_support: float) -> Ground:
     texts = (f"{one.title}\n{one.text}" for one in case.passages)
-    return Ground.of((case.question, *texts), min_support)
+    return Ground.of(texts, min_support, also=(case.question,))
 
 
 def _measured(served: Served, answers: Sequence[Answer], seconds: float) -> Measured:

@@ -165,9 +165,12 @@ def examine(pair: PreferencePair, measures: Measures, pool: Pool) -> Objection |
 def from_nowhere(
     answer: str, prompt: Sequence[ChatMessage], passages: Sequence[Passage], *known: str
 ) -> str:
-    """The first number, size, name or sentence of an answer that it was not given, "" for none."""
+    """The first number, size, name or sentence of an answer that it was not given, "" for none.
+
+    Whoever corrects an answer may well say the contrary of the passages.
+    """
     given = (f"{passage.title}\n{passage.text}" for passage in passages)
-    ground = Ground.of((prompt[-1].content, *given, *known), FROM_NOWHERE)
+    ground = Ground.of((), FROM_NOWHERE, also=(prompt[-1].content, *given, *known))
     return ground.unsupported(answer) or ""
 
 

@@ -89,6 +89,13 @@ def test_a_paraphrase_or_refusal_passes(ground: str, answer: str) -> None:
     assert Ground.of([ground], 0.3).unsupported(answer) is None
 
 
+def test_what_the_passages_deny_is_not_said() -> None:
+    ground = Ground.of(["一字拖没有后跟固定，不适合跑步。"], 0.3, also=["一字拖适合跑步吗"])
+    assert ground.unsupported("一字拖没有后跟固定，适合跑步。") == "定 , 适 合"
+    assert ground.unsupported("一字拖没有后跟固定，不适合跑步。") is None
+    assert ground.unsupported("一字拖不适合跑步。") is None
+
+
 def test_a_sentence_from_nowhere_is_caught() -> None:
     sentence = "皮鞋需要每周涂抹鞋油并且用马毛刷抛光。"
     assert Ground.of([ZH], 0.3).unsupported(sentence) == sentence
