@@ -25,6 +25,7 @@ from rich.table import Table
 from core.errors import ConfigError, SolemateError, StoreError
 from core.opening import (
     engine_options,
+    expert_folder,
     model_address,
     on_disk,
     open_link,
@@ -42,7 +43,7 @@ from core.opening import (
 )
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
-from core.settings import Settings, at_root
+from core.settings import Settings
 from training.commands import (
     adapters,
     data,
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
     from core.inbox import Inbox
     from core.index import IndexFolder
     from core.leader import Lead, Leader
-    from core.messages import Platform
+    from core.messages import ImageTag, Platform
     from core.model import ModelServer, OpenAIChatModel
     from core.presence import Presence
     from core.redis_link import RedisLink
@@ -215,7 +216,7 @@ def serve(
     from training.servers.embedded import serve as serve_embedded
 
     options = ServerOptions(
-        model=Path(model) if model else at_root(settings.model.expert),
+        model=Path(model) if model else expert_folder(settings),
         served_name=settings.model.base_model,
         host=host,
         port=port,
@@ -419,6 +420,7 @@ async def open_model(settings: Settings) -> AsyncIterator[ModelServer]:
         if not wanted.embedded or await _is_served(settings, model):
             yield model
             return
+        expert_folder(settings)
         from training.servers.process import model_server
 
         async with model_server(
@@ -980,18 +982,32 @@ async def _chat(settings: Settings) -> None:
 
 
 async def _tag(settings: Settings, photos: Sequence[Path], as_json: bool) -> None:
+    from core.errors import ImageRejected
     from core.photos import open_photo
 
     vision = open_vision(settings)
-    results = []
+    results: list[tuple[Path, tuple[ImageTag, ...]]] = []
+    problems: list[str] = []
     for path in photos:
-        photo = open_photo(_photo_bytes(path, settings), photo_limits(settings))
-        results.append((path, await vision.tags(photo)))
+        try:
+            photo = open_photo(_photo_bytes(path, settings), photo_limits(settings))
+        except ImageRejected as exc:
+            problems.append(f"{path}: {exc}" if len(photos) > 1 else str(exc))
+        else:
+            results.append((path, await vision.tags(photo)))
     if as_json:
         print_json(
             [{"photo": str(path), "tags": [asdict(tag) for tag in tags]} for path, tags in results]
         )
-        return
+    elif results:
+        out.print(_tag_table(results))
+        if vision.colours_only:
+            out.print("Only colours can be told here; set vision.model to a CLIP model for more.")
+    if problems:
+        _complain("\n".join(problems))
+
+
+def _tag_table(results: Sequence[tuple[Path, Sequence[ImageTag]]]) -> Table:
     table = Table("photo", "group", "tag", "score", "sure")
     for path, tags in results:
         for one in tags:
@@ -1000,9 +1016,7 @@ async def _tag(settings: Settings, photos: Sequence[Path], as_json: bool) -> Non
             table.add_row(escape(path.name), escape(one.group), named, f"{one.score:.0%}", sure)
         if not tags:
             table.add_row(escape(path.name), "", "nothing certain", "", "")
-    out.print(table)
-    if vision.colours_only:
-        out.print("Only colours can be told here; set vision.model to a CLIP model for the rest.")
+    return table
 
 
 # --- small things ---

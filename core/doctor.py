@@ -22,7 +22,7 @@ from core.backup import reading
 from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
-from core.opening import is_hub_name, open_link
+from core.opening import expert_folder, is_hub_name, open_link
 from core.ports import port_is_free
 from core.redis_link import RedisLink
 from core.registry import live_adapter
@@ -355,13 +355,13 @@ async def _served(settings: Settings, url: str) -> list[str]:
 
 def _model_at_rest(settings: Settings, url: str) -> Finding:
     """Nobody answers at the model's address: fine when `solemate up` is to start it."""
-    folder = at_root(settings.model.expert)
     if not settings.model.embedded:
         advice = "Start the model server, or correct model.base_url."
         return Finding("model", Health.ILL, f"no answer from {url}", advice)
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        advice = "Run `solemate models build`, or get the folder from the repository again."
-        return Finding("model", Health.ILL, f"{folder} holds no model", advice)
+    try:
+        expert_folder(settings)
+    except ConfigError as exc:
+        return Finding("model", Health.ILL, "nothing to start", str(exc))
     return Finding("model", Health.OK, f"{settings.model.expert}, started when it is needed")
 
 

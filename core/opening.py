@@ -224,6 +224,17 @@ def model_address(settings: Settings) -> tuple[str, int]:
     return address.hostname or "127.0.0.1", address.port or usual
 
 
+def expert_folder(settings: Settings) -> Path:
+    """The model that the embedded server serves; `ConfigError` where the folder holds none."""
+    folder = at_root(settings.model.expert)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"model.expert = {settings.model.expert!r} holds no model: run `solemate models "
+            "build`, get the folder from the repository again, or name another."
+        )
+    return folder
+
+
 def model_name(name: str) -> str:
     """A folder of the project as a full path; a hub name as it is."""
     return str(at_root(name)) if name and at_root(name).exists() else name

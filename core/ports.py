@@ -22,8 +22,8 @@ def listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
         listener.listen(_BACKLOG)
     except (OSError, OverflowError) as exc:
         raise ConfigError(
-            f"Port {port} on {host!r} cannot be used: {exc}. Stop what runs there, or choose "
-            f"another with {setting}."
+            f"Port {port} on {host!r} cannot be used: {_reason(exc)}. Stop what runs there, or "
+            f"choose another with {setting}."
         ) from exc
     with listener:
         yield listener
@@ -42,6 +42,12 @@ def free_port(host: str) -> int:
     """A port that nobody has at this moment, for a program that cannot be handed a socket."""
     with _bound(host, 0) as bound:
         return int(bound.getsockname()[1])
+
+
+def _reason(exc: OSError | OverflowError) -> str:
+    """What the system says, without its number: `Address already in use`."""
+    said = exc.strerror if isinstance(exc, OSError) else None
+    return said or str(exc)
 
 
 def _bound(host: str, port: int) -> socket.socket:

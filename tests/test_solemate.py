@@ -279,6 +279,8 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
         (["kb", "search"], {}, "Give a question"),
         (["kb", "add", "missing.json"], {}, "missing.json"),
         (["tag", "missing.jpg"], {}, "missing.jpg"),
+        (["tag", "missing.jpg", "gone.png"], {}, "gone.png"),
+        (["up"], {"SOLEMATE__MODEL__EXPERT": "data/nothing"}, "solemate models build"),
         (["ask", "鞋", "--photo", "1.jpg", "--photo", "2.jpg"], {}, "one photo at a time"),
         (
             ["serve", "--model", "missing"],
