@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core.errors import ConfigError, ModelUnavailable, StoreError
+from core.errors import ConfigError, StoreError
 from core.inbox import Inbox
 from core.opening import on_disk, open_retriever, take_up
 from core.ports import port_is_free
@@ -280,7 +280,6 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
         (["kb", "add", "missing.json"], {}, "missing.json"),
         (["tag", "missing.jpg"], {}, "missing.jpg"),
         (["tag", "missing.jpg", "gone.png"], {}, "gone.png"),
-        (["up"], {"SOLEMATE__MODEL__EXPERT": "data/nothing"}, "solemate models build"),
         (["ask", "鞋", "--photo", "1.jpg", "--photo", "2.jpg"], {}, "one photo at a time"),
         (
             ["serve", "--model", "missing"],
@@ -297,6 +296,22 @@ def test_a_users_mistake_is_one_clear_sentence(
     done = solemate(environment, *arguments, **changes)
     assert done.returncode == 1
     assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_start_without_a_model_ends_in_one_clear_sentence(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = solemate(
+        environment,
+        "up",
+        SOLEMATE__DATABASE__URL=f"sqlite:///{tmp_path}/solemate.db",
+        SOLEMATE__WEB__PORT=str(free_port()),
+        SOLEMATE__MODEL__BASE_URL=f"http://127.0.0.1:{free_port()}/v1",
+        SOLEMATE__MODEL__EXPERT="data/nothing",
+    )
+    assert done.returncode == 1
+    assert "solemate models build" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
@@ -331,7 +346,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 async def test_a_missing_model_is_named_with_what_to_do(alone: Settings) -> None:
-    with pytest.raises(ModelUnavailable, match=r"no model in .*nowhere.* `solemate models build`"):
+    with pytest.raises(ConfigError, match=r"nowhere' holds no model: run `solemate models build`"):
         async with open_model(alone):
             pytest.fail("there is no model to open")
 
