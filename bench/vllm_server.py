@@ -21,8 +21,8 @@ from core.errors import ConfigError
 from core.messages import ChatMessage, Delta, Replaced
 from core.model import OpenAIChatModel, Piece, Sampling
 from core.store import Store
-from training.commands.serve import VLLM_PYTHON
 from training.servers import vllm
+from training.servers.engines import VLLM_PYTHON
 from training.servers.proxy import Keys, door
 
 PART = "vLLM"

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import structlog
 from sqlalchemy.engine import make_url
 
 from core.backup import reading
@@ -24,11 +25,14 @@ from core.knowledge import load_knowledge
 from core.lora import check_adapter
 from core.opening import expert_folder, is_hub_name, open_link
 from core.ports import port_is_free
+from core.printing import err
 from core.redis_link import RedisLink
 from core.registry import live_adapter
 from core.settings import Settings, at_root
 from core.store import SAFE_SQLITE, Store, newest_revision, revision_of, revisions
 from core.tags import load_tags
+
+log = structlog.get_logger()
 
 ENOUGH_BYTES = 1_000_000_000
 # https://www.postgresql.org/support/versioning/
@@ -108,6 +112,20 @@ async def examine_models(settings: Settings) -> list[Finding]:
     for url in settings.model.replicas:
         found += [await _model(settings, url), await _adapter(settings, url)]
     return found
+
+
+async def warn_of_models(settings: Settings) -> None:
+    """Say what is wrong with model servers that we do not start; until they answer we quote."""
+    for finding in await examine_models(settings):
+        warn_of(finding)
+
+
+def warn_of(finding: Finding) -> None:
+    """Say what is ill, if anything: it is in nobody's way yet, and may be well before it is."""
+    if finding.advice:
+        log.warning("not_well", part=finding.part, found=finding.found, advice=finding.advice)
+        sentence = f"{finding.part}: {finding.found}. {finding.advice}"
+        err.print(sentence, style="yellow", markup=False)
 
 
 def _python() -> Finding:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from core.colours import ColourVision
     from core.engine import Options
     from core.index import IndexFolder
+    from core.leader import Leader
+    from core.messages import Platform
     from core.photos import PhotoLimits
     from core.privacy import Pseudonyms
     from core.redis_link import RedisLink
@@ -97,6 +99,15 @@ def open_link(settings: Settings) -> RedisLink | None:
         return None
     password = settings.secrets.REDIS_PASSWORD
     return RedisLink(settings.redis.url, password.get_secret_value() if password else "")
+
+
+def open_leader(settings: Settings, platform: Platform) -> Leader | None:
+    """Who takes a platform's messages in, of several replicas; None where there is only one."""
+    if not settings.database.url.startswith("postgresql"):
+        return None
+    from core.leader import Leader
+
+    return Leader(settings.database.address, platform)
 
 
 def engine_options(settings: Settings) -> Options:

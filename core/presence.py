@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
 import structlog
@@ -48,6 +49,15 @@ class Presence:
         self._gone_seconds = gone_seconds
         self._clock = clock
         self._missed: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Be there for the others while the block runs."""
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(self.run())
+            await self.shown.wait()
+            yield
+            task.cancel()
 
     async def run(self) -> None:
         """Be there, and look after the others, for ever."""

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from core.errors import ModelMissing
+from core.expert import open_model
 from core.messages import Adapter, ChatMessage
 from core.model import OpenAIChatModel, Sampling
 from core.registry import Registry
 from core.settings import Settings, load_settings
-from solemate import open_model
+from training.opening import embedded_server
 from training.servers.embedded import ServerOptions, running
 
 EXPERT = Path(__file__).parent.parent / "data" / "embedded" / "expert"
@@ -111,7 +112,7 @@ async def test_a_model_server_that_was_killed_comes_back_with_its_adapter(
     spoken: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_with(path(spoken), tmp_path, monkeypatch)
-    async with open_model(settings) as model:
+    async with open_model(settings, embedded_server) as model:
         assert await model.models() == ["solemate", "solemate-spoken"]
         os.kill(child_that_serves(settings.model.base_url), signal.SIGKILL)
         await until_healthy(model, wanted=False)
@@ -129,7 +130,7 @@ async def test_the_model_server_starts_without_an_adapter_that_holds_no_numbers(
         broken / "adapter_model.safetensors",
     )
     settings = settings_with(broken, tmp_path, monkeypatch)
-    async with open_model(settings) as model:
+    async with open_model(settings, embedded_server) as model:
         assert await model.models() == ["solemate"]
     said = (tmp_path / "model-server.log").read_text("utf-8")
     assert "adapter_left_out" in said

@@ -14,21 +14,24 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from core.doctor import warn_of_models
 from core.errors import ConfigError, StoreError
+from core.expert import open_model
 from core.inbox import Inbox
 from core.opening import on_disk, open_retriever, take_up
 from core.ports import port_is_free
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
-from solemate import _open_loop, _tell_of_models, forget, main, open_model
+from solemate import forget, main
 from tests.core.documents import write_objects
+from training.opening import embedded_server, open_training
 
 ROOT = Path(__file__).parent.parent
 EXPERT = ROOT / "data" / "embedded" / "expert"
@@ -347,7 +350,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 async def test_a_missing_model_is_named_with_what_to_do(alone: Settings) -> None:
     with pytest.raises(ConfigError, match=r"nowhere' holds no model: run `solemate models build`"):
-        async with open_model(alone):
+        async with open_model(alone, embedded_server):
             pytest.fail("there is no model to open")
 
 
@@ -360,7 +363,7 @@ async def test_a_model_port_that_another_program_has_is_named(alone: Settings) -
     port = int(alone.model.base_url.rpartition(":")[2].removesuffix("/v1"))
     async with await asyncio.start_server(page, "127.0.0.1", port):
         with pytest.raises(ConfigError, match="does not serve the model 'solemate'"):
-            async with open_model(alone):
+            async with open_model(alone, embedded_server):
                 pytest.fail("it is no model server")
 
 
@@ -412,8 +415,11 @@ async def test_a_training_cluster_that_is_away_is_named_at_the_start_and_stops_n
             "SOLEMATE__TRAINING__RAY_ADDRESS": f"http://127.0.0.1:{free_port()}",
         }
     )
-    async with Store(settings.database.address) as store, AsyncExitStack() as stack:
-        assert await _open_loop(stack, settings, store) is not None
+    async with (
+        Store(settings.database.address) as store,
+        open_training(settings, store) as loop,
+    ):
+        assert loop is not None
     assert "Start the Ray head and the tunnel to it" in " ".join(capsys.readouterr().err.split())
 
 
@@ -429,7 +435,7 @@ async def test_a_model_server_that_is_away_is_named_at_the_start_and_stops_nothi
             "SOLEMATE__MODEL__BASE_URL": url,
         }
     )
-    await _tell_of_models(settings)
+    await warn_of_models(settings)
     said = " ".join(capsys.readouterr().err.split())
     assert (
         said == f"model: no answer from {url}. Start the model server, or correct model.base_url."
@@ -439,5 +445,5 @@ async def test_a_model_server_that_is_away_is_named_at_the_start_and_stops_nothi
 async def test_the_embedded_server_is_one_and_not_several(alone: Settings) -> None:
     several = alone.model.model_copy(update={"base_url": "http://a:1/v1,http://b:1/v1"})
     with pytest.raises(ConfigError, match="model.embedded = false"):
-        async with open_model(alone.model_copy(update={"model": several})):
+        async with open_model(alone.model_copy(update={"model": several}), embedded_server):
             pytest.fail("nobody serves there")

@@ -16,8 +16,8 @@ from core.routes import Route
 from core.settings import ROOT, Settings, load_settings
 from core.store import Store
 from core.tables import adapters, routes
-from training.commands.serve import Wanted, serve_llamafactory, serve_vllm
 from training.servers import llamafactory_api, vllm
+from training.servers.engines import Wanted, serve_llamafactory, serve_vllm
 
 EXPERT = ROOT / "data" / "embedded" / "expert"
 ADAPTER = ROOT / "data" / "embedded" / "adapter"

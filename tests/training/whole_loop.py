@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from core import registry as registry_module
+from core.expert import Opened, open_expert
 from core.messages import Done, Feedback, Platform, Rating, Reply, UserMessage
 from core.ports import free_port
 from core.settings import ROOT, Settings, at_root, load_settings
-from solemate import Opened, open_expert
 from training import trial
 from training.loop import Loop, opened_loop
+from training.opening import embedded_server
 from training.runs import Run, RunState
 
 HOST = "127.0.0.1"
@@ -173,7 +174,7 @@ def whole_loop_settings(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes
 @asynccontextmanager
 async def whole_loop(settings: Settings) -> AsyncIterator[WholeLoop]:
     async with (
-        open_expert(settings) as opened,
+        open_expert(settings, embedded_server) as opened,
         opened_loop(settings, opened.store) as loop,
     ):
         led = asyncio.create_task(loop.schedule.run())

@@ -1,154 +1,112 @@
-"""`solemate serve` with an engine that is a program of its own: vLLM, or LLaMA-Factory's API."""
+"""`solemate serve`: a model with LoRA adapters behind an OpenAI-compatible API."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
 
-from core.errors import AdapterRejected, StoreError
-from core.lora import check_adapter
-from core.messages import Adapter
-from core.opening import open_store
-from core.registry import live_adapter
-from core.routes import last_route, registered
-from core.settings import ROOT, Settings
-from training.recipe_keys import check_keys
-from training.servers import llamafactory_api, vllm
-from training.servers.proxy import Keys
-from training.train import served_model
+from core.errors import ConfigError
+from core.opening import expert_folder, model_address, open_tracing
+from core.running import run
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from training.servers.embedded import ServerOptions
 
 log = structlog.get_logger()
 
-VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+
+class ServeEngine(StrEnum):
+    """What can compute a served model's answers."""
+
+    EMBEDDED = "embedded"
+    VLLM = "vllm"
+    LLAMAFACTORY = "llamafactory"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for on the command line; `None` and "" leave it to the settings."""
+def serve(
+    context: typer.Context,
+    engine: Annotated[ServeEngine, typer.Option(help="What computes.")] = ServeEngine.EMBEDDED,
+    host: Annotated[str | None, typer.Option(help="Default: model.base_url's.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: model.base_url's.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder; default: model.expert, or the recipe's merged SFT model."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a LoRA adapter; default: those that answer people."),
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has vLLM; default: .venv-vllm's.")
+    ] = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Show vLLM's or LLaMA-Factory's command and stop.")
+    ] = False,
+    extra: Annotated[
+        list[str] | None, typer.Argument(help="After --: options of vLLM or LLaMA-Factory.")
+    ] = None,
+) -> None:
+    """Serve a model with LoRA adapters through an OpenAI-compatible API."""
+    settings: Settings = context.obj
+    default_host, default_port = model_address(settings)
+    adapters = None if adapter is None else dict(_named_folder(one) for one in adapter)
+    host, port = host or default_host, port or default_port
+    if engine is not ServeEngine.EMBEDDED:
+        from training.servers import engines
 
-    host: str
-    port: int
-    model: str
-    adapters: Mapping[str, Path] | None
-    python: Path | None
-    only_print: bool
-    extra: Sequence[str]
+        wanted = engines.Wanted(
+            host, port, model or "", adapters, python, only_print, tuple(extra or ())
+        )
+        by_vllm = engine is ServeEngine.VLLM
+        run((engines.serve_vllm if by_vllm else engines.serve_llamafactory)(settings, wanted))
+        return
+    if only_print or extra:
+        raise ConfigError("The embedded engine runs in this process: no command, no more options.")
+    from training.servers import embedded
 
-
-async def serve_vllm(settings: Settings, wanted: Wanted) -> None:
-    """Run vLLM behind its door, or print how it would be run."""
-    found = await vllm.find_vllm(wanted.python or VLLM_PYTHON)
-    model = _model(settings, wanted)
-    options = vllm.VllmOptions(
-        model=model,
+    options = embedded.ServerOptions(
+        model=Path(model) if model else expert_folder(settings),
         served_name=settings.model.base_model,
-        context_tokens=settings.model.context_tokens,
-        max_rank=settings.training.gate.max_rank,
-        adapters=await _adapters(settings, wanted, model),
-        extra=tuple(wanted.extra),
+        host=host,
+        port=port,
+        adapters=adapters or {},
+        api_key=settings.secrets.model_keys[0],
+        tracing=context.with_resource(open_tracing(settings, "solemate-model")),
     )
-    if wanted.only_print:
-        typer.echo(vllm.printed(found, options))
-        return
-    await vllm.serve(
-        found, options, _keys(settings), wanted.host, wanted.port, _log_file(settings, "vllm")
-    )
+    # An adapter that is asked for here has to be right; the settings' one is left out if it is not.
+    named = adapter is not None or model is not None
+    run(embedded.serve(options) if named else _serve_with_adapter(settings, options))
 
 
-async def serve_llamafactory(settings: Settings, wanted: Wanted) -> None:
-    """Run LLaMA-Factory's API behind its door, or print how it would be run."""
-    from training.llamafactory import recipe
+async def _serve_with_adapter(settings: Settings, options: ServerOptions) -> None:
+    """Serve with the settings' adapter, or without it when it cannot be used.
 
-    model = _model(settings, wanted)
-    given = await _adapters(settings, wanted, model) if wanted.adapters is None else wanted.adapters
-    keys = recipe("dpo", {}, model=settings.training.recipe)
-    check_keys(keys)
-    # An adapter by name is the registry's way to send people here; without one it is the model.
-    name = [settings.model.base_model, *given][-1]
-    options = llamafactory_api.ApiOptions(
-        model=model,
-        served_name=name,
-        template=str(keys["template"]),
-        adapters=tuple(path.absolute() for path in given.values()),
-        python=settings.training.python,
-        extra=tuple(wanted.extra),
-    )
-    if wanted.only_print:
-        typer.echo(llamafactory_api.printed(options))
-        return
-    log_file = _log_file(settings, "llamafactory-api")
-    await llamafactory_api.serve(options, _keys(settings), wanted.host, wanted.port, log_file)
-
-
-def _model(settings: Settings, wanted: Wanted) -> str:
-    """The model to serve: named, or the merged one that the recipe's adapters are trained on."""
-    return served_model(
-        settings.state / "runs", datetime.now(UTC), settings.training.recipe, wanted.model
-    )
-
-
-async def _adapters(settings: Settings, wanted: Wanted, model: str) -> dict[str, Path]:
-    """Those that vLLM has from its start: what was named, or what the registry would load.
-
-    One that does not fit the model is an error where it was named, and left out where not: a server
-    that is started again and again must come up whatever has become of an adapter.
+    A server that `up` starts again and again must come up whatever has become of the adapter.
     """
-    if wanted.adapters is not None:
-        named = {name: path.absolute() for name, path in wanted.adapters.items()}
-        for name, path in named.items():
-            check_adapter(Adapter(name, path, model), settings.training.gate.max_rank)
-        return named
-    fitting: dict[str, Path] = {}
-    for one in await _routed(settings):
+    from core.errors import AdapterRejected
+    from core.lora import check_adapter
+    from core.registry import live_adapter
+    from training.servers import embedded
+
+    live = live_adapter(settings.model)
+    if live is not None and live.path is not None:
         try:
-            path = (one.path or Path()).absolute()
-            check_adapter(
-                Adapter(one.name, path, model, one.digest), settings.training.gate.max_rank
-            )
+            check_adapter(live)
+            await embedded.serve(replace(options, adapters={live.name: live.path}))
+            return
         except AdapterRejected as exc:
-            log.warning("adapter_left_out", adapter=one.name, problem=str(exc))
-        else:
-            fitting[one.name] = path
-    return fitting
+            log.warning("adapter_left_out", adapter=live.name, problem=str(exc))
+    await embedded.serve(options)
 
 
-async def _routed(settings: Settings) -> list[Adapter]:
-    """The adapters that answer people now; those of the settings where no store says otherwise."""
-    default = live_adapter(settings.model)
-    fallback = [default] if default is not None and default.path is not None else []
-    if not _has_store(settings.database.address):
-        return fallback
-    try:
-        async with open_store(settings, exclusive=False) as store:
-            route = await store.run(last_route)
-            if route is None:
-                return fallback
-            known = await store.run(lambda connection: registered(connection, route.names))
-    except StoreError as exc:
-        # The store may be on the other machine: the registry there loads what is missing here.
-        log.warning("registry_not_read", problem=str(exc))
-        return fallback
-    known |= {one.name: one for one in fallback}
-    return [known[name] for name in route.names if name in known]
-
-
-def _has_store(address: str) -> bool:
-    """Whether there can be a route: opening a SQLite file that is not there would make one."""
-    kind, _, file = address.partition(":///")
-    return kind != "sqlite" or Path(file).exists()
-
-
-def _keys(settings: Settings) -> Keys:
-    keys = Keys(*settings.secrets.model_keys)
-    if not keys.loop:
-        log.warning("no_adapters_at_run_time", advice="set MODEL_ADMIN_KEY here and for `up`")
-    return keys
-
-
-def _log_file(settings: Settings, name: str) -> Path:
-    return settings.state / f"{name}.log"
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise ConfigError(f"{text!r} is no adapter; write NAME=FOLDER.")
+    return name, Path(folder)

@@ -1,0 +1,81 @@
+"""Opens training's parts from the settings, where they are installed: the loop, and its server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from core.model import OpenAIChatModel
+from core.opening import same_settings
+from core.settings import Settings
+from core.store import Store
+
+if TYPE_CHECKING:
+    from core.doctor import Finding
+    from training.loop import Loop
+
+# What needs the extra `train` is imported where it is needed: solemate answers without it.
+
+log = structlog.get_logger()
+
+
+def embedded_server(
+    settings: Settings, model: OpenAIChatModel
+) -> AbstractAsyncContextManager[None]:
+    """The embedded model server as a child process, with our settings."""
+    from training.servers.process import model_server
+
+    return model_server(
+        [sys.executable, "-m", "solemate", *same_settings(), "serve"],
+        healthy=model.healthy,
+        log_file=settings.state / "model-server.log",
+    )
+
+
+@asynccontextmanager
+async def open_training(settings: Settings, store: Store) -> AsyncIterator[Loop | None]:
+    """What trains on people's thumbs; None where it is not installed."""
+    try:
+        from training.loop import opened_loop
+    except ImportError as exc:
+        log.warning("no_training", missing=exc.name, advice="install the extra `train`")
+        yield None
+        return
+    if settings.training.launcher == "ray":
+        from core.doctor import warn_of
+
+        warn_of(await examine_training(settings))
+    async with opened_loop(settings, store) as loop:
+        yield loop
+
+
+async def examine_training(settings: Settings) -> Finding:
+    """Look at where runs go."""
+    if settings.training.launcher == "ray":
+        from training.ray_probe import examine_cluster
+
+        return await examine_cluster(settings)
+    from training.local_probe import examine_here
+
+    return await asyncio.to_thread(examine_here, settings)
+
+
+async def forget_erased_people(settings: Settings, store: Store) -> None:
+    """Take from use and from disk what was made of people who have been erased."""
+    from training.adapters import Adapters
+
+    trained = Adapters(store, settings.state / "adapters", settings.model.adapter)
+    await trained.retire_flagged(now=time.time())
+    try:
+        from training.loop import datasets_folder, operators_runs
+        from training.steps import forget_erased
+    except ImportError:
+        # Nothing is trained here.
+        return
+    await forget_erased(operators_runs(settings, store), datasets_folder(settings))
