@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -272,6 +273,54 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
 
         monkeypatch.setattr(store, "run", full)
         await forget(settings, store, Inbox(store, owner="test", depth=1))
+
+
+def without_training(environment: dict[str, str], program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program where nothing of the extra `train` is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = project["optional-dependencies"]["train"]
+    missing = [re.split("[^A-Za-z0-9-]", one)[0].replace("-", "_") for one in wanted]
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.modules |= dict.fromkeys({missing})\n{program}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_where_nothing_is_trained_the_doctor_says_what_is_missing(
+    environment: dict[str, str],
+) -> None:
+    program = "import solemate\nsys.argv[1:] = ['doctor', '--json']\nsolemate.main()"
+    done = without_training(environment, program)
+    assert done.returncode == 0, done.stderr
+    (found,) = (one for one in json.loads(done.stdout) if one["part"] == "training")
+    assert found["health"] == "warning"
+    assert "extra `train`" in found["advice"]
+
+
+def test_where_nothing_is_trained_what_is_too_old_is_forgotten_all_the_same(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = """
+import asyncio, solemate
+from core.inbox import Inbox
+from core.opening import open_store
+from core.settings import load_settings
+
+async def forget():
+    settings = load_settings()
+    async with open_store(settings) as store:
+        await solemate.forget(settings, store, Inbox(store, owner="test", depth=1))
+
+asyncio.run(forget())
+"""
+    database = f"sqlite:///{tmp_path}/solemate.db"
+    done = without_training({**environment, "SOLEMATE__DATABASE__URL": database}, program)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

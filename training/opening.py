@@ -57,13 +57,21 @@ async def open_training(settings: Settings, store: Store) -> AsyncIterator[Loop 
 
 async def examine_training(settings: Settings) -> Finding:
     """Look at where runs go."""
-    if settings.training.launcher == "ray":
+    try:
+        from training.local_probe import examine_here
         from training.ray_probe import examine_cluster
-
+    except ImportError as exc:
+        return _not_installed(exc)
+    if settings.training.launcher == "ray":
         return await examine_cluster(settings)
-    from training.local_probe import examine_here
-
     return await asyncio.to_thread(examine_here, settings)
+
+
+def _not_installed(missing: ImportError) -> Finding:
+    from core.doctor import Finding, Health
+
+    advice = "Install the extra `train` here, or leave training to another machine."
+    return Finding("training", Health.WARNING, f"{missing.name!r} is not installed", advice)
 
 
 async def forget_erased_people(settings: Settings, store: Store) -> None:

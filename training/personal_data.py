@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import phonenumbers
-
 from core.messages import ChatMessage
 from training.rows import split_question
 
@@ -196,6 +194,9 @@ def _passes_luhn(text: str) -> bool:
 def _phones(text: str) -> Iterator[tuple[int, int, str]]:
     if sum(char.isdigit() for char in text) < _FEWEST_DIGITS:
         return
+    # Of the extra `train`; where nothing is trained adapters and people are looked after, too.
+    import phonenumbers
+
     for region in _REGIONS:
         for match in phonenumbers.PhoneNumberMatcher(text, region):
             digits = sum(char.isdigit() for char in match.raw_string)
