@@ -263,10 +263,10 @@ async def some_expert(settings: Settings) -> AsyncIterator[Expert]:
         async with RemoteExpert(settings.web.address) as expert:
             yield expert
         return
-    from core.expert import open_expert
-    from training.opening import embedded_server
-
     with err.status("Starting the model…"):
+        from core.expert import open_expert
+        from training.opening import embedded_server
+
         stack = AsyncExitStack()
         opened = await stack.enter_async_context(open_expert(settings, embedded_server))
     async with stack:
