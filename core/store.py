@@ -118,12 +118,14 @@ class Store:
     async def __aenter__(self) -> Self:
         one_writer = self._url.get_backend_name() == "sqlite"
         threads = ThreadPoolExecutor(1 if one_writer else CONNECTIONS, "store")
-        self._exit.enter_context(threads)
         try:
             engine = await asyncio.get_running_loop().run_in_executor(threads, self._open)
         except BaseException:
+            threads.shutdown()
             await self._exit.aclose()
             raise
+        # They end first: a connection that came back to a pool which is gone would never be closed.
+        self._exit.enter_context(threads)
         kind = Transactions if one_writer else ParallelTransactions
         self._transactions = kind(engine, threads)
         return self

@@ -26,6 +26,11 @@ from core.store import Store, migrate
 POSTGRES = os.environ.get("TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def missing(what: str) -> NoReturn:
     """Skip a test for what this machine lacks; fail it where nothing may be skipped."""
     if os.environ.get("CI"):

@@ -34,6 +34,8 @@ from solemate import forget, main
 from tests.core.documents import write_objects
 from training.opening import embedded_server, open_training
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 EXPERT = ROOT / "data" / "embedded" / "expert"
 

@@ -15,6 +15,8 @@ from bench.__main__ import measured
 from bench.effort import QUICK
 from bench.figures import Figure, Goal, percentile, to_json
 
+pytestmark = pytest.mark.long
+
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 ROWS = {
     "own time an answer": 8,

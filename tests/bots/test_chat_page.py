@@ -60,6 +60,7 @@ SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(
         CHROMIUM is None and "CI" not in os.environ,

@@ -5,14 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+# Whoever runs the tests in the background, or under nohup, hands ignored signals down.
 SCRIPT = """
 import asyncio
+import signal
 import sys
 from core.running import run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def work() -> None:
     print("open", flush=True)
@@ -27,21 +33,31 @@ run(work())
 """
 
 
+@contextmanager
+def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does what the script says, and nothing more after this."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _next_line(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
 def _stop(script: str, *signals: signal.Signals) -> tuple[bytes, int]:
     """Send the signals once the work is open; what it says at last, and its status."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
-        first, *others = signals
-        process.send_signal(first)
-        assert process.stdout.readline() == b"closing\n"
-        for number in others:
+    with started(script) as process:
+        for number, said in zip(signals, (b"open\n", b"closing\n"), strict=True):
+            assert _next_line(process) == said
             process.send_signal(number)
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        return process.stdout.read(), process.wait()
+        said, _ = process.communicate(b"\n")
+        return said, process.returncode
 
 
 WITH_A_CHILD = f"""
@@ -56,13 +72,10 @@ print(child.pid, flush=True)
 def test_ctrl_c_while_things_are_closed_ends_them_at_once_and_what_was_started(
     first: signal.Signals,
 ) -> None:
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", WITH_A_CHILD]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
+    with started(WITH_A_CHILD) as process:
+        child = int(_next_line(process))
         for number, said in ((first, b"open\n"), (signal.SIGINT, b"closing\n")):
-            assert process.stdout.readline() == said
+            assert _next_line(process) == said
             process.send_signal(number)
         assert process.wait(60) == 128 + signal.SIGINT
         assert process.communicate() == (b"", b"")
@@ -72,19 +85,14 @@ def test_ctrl_c_while_things_are_closed_ends_them_at_once_and_what_was_started(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_stop_lets_everything_be_closed(number: signal.Signals) -> None:
-    # Whoever runs the tests under nohup hands an ignored SIGHUP down.
-    usual = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
-    heeding = f"import signal\nsignal.signal({number:d}, signal.{usual})\n{SCRIPT}"
+    heeding = f"import signal\nsignal.signal({number:d}, signal.SIG_DFL)\n{SCRIPT}"
     assert _stop(heeding, number, signal.SIGTERM) == (b"closed\n", 128 + number)
 
 
 def test_what_nohup_ignores_is_ignored() -> None:
     ignoring = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SCRIPT}"
-    with subprocess.Popen(
-        [sys.executable, "-c", ignoring], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
+    with started(ignoring) as process:
+        assert _next_line(process) == b"open\n"
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(b"\n")

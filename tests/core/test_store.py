@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -505,6 +506,33 @@ async def test_a_connection_lost_in_the_middle_acknowledges_nothing_and_heals(
         assert await count(store, turns) == 1
         await store.add_turn(make_turn("r2"))
         assert await count(store, turns) == 2
+
+
+async def test_what_nobody_waits_for_leaves_no_connection_open(postgres_url: str) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    happened: Counter[str] = Counter()
+    watched = {name: partial(_count, happened, name) for name in ("connect", "close")}
+
+    def work(connection: Connection) -> None:
+        begun.set()
+        may_end.wait(60)
+
+    for name, count in watched.items():
+        sa.event.listen(sa.Pool, name, count)
+    try:
+        async with Store(postgres_url) as store:
+            doing = asyncio.create_task(store.run(work))
+            await asyncio.to_thread(begun.wait, 60)
+            doing.cancel()
+            threading.Timer(0.2, may_end.set).start()
+    finally:
+        for name, count in watched.items():
+            sa.event.remove(sa.Pool, name, count)
+    assert happened["close"] == happened["connect"] > 0
+
+
+def _count(happened: Counter[str], name: str, *_: object) -> None:
+    happened[name] += 1
 
 
 async def test_an_absent_server_is_a_store_error() -> None:

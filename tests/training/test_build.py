@@ -21,6 +21,8 @@ from training.llamafactory import Value
 from training.pretrain import PretrainPlan, Shape
 from training.progress import TrainingProgress
 
+pytestmark = pytest.mark.long
+
 DATA = Path(__file__).parents[2] / "data"
 
 

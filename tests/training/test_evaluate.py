@@ -34,6 +34,8 @@ from training.material import Entry
 from training.rewards import Rewards
 from training.sft_rows import framed_answer
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 ASKING = Asking(Sampling(max_tokens=100, temperature=0.0), min_support=0.7)
 

@@ -35,6 +35,8 @@ from training.pairs import save
 from training.runs import RunState
 from training.servers.embedded import ServerOptions, running
 
+pytestmark = pytest.mark.long
+
 
 @dataclass
 class Killed:

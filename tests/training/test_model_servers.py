@@ -43,7 +43,7 @@ HOST = "127.0.0.1"
 KEYS = Keys("engine-key", "loop-key")
 
 # Starting one of them takes minutes where the machine has other things to do.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
 only_vllm = pytest.mark.parametrize("served", [VLLM], indirect=True)
 hot = pytest.mark.parametrize("served", [VLLM, "embedded"], indirect=True)

@@ -29,7 +29,7 @@ from training.seal import check_seal
 from training.steps import Limits
 
 # Whichever comes first waits for the head.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 QUICK = Pace(poll=0.05, waiting=600.0, manifest=0.2, stop=20.0)
 TALKATIVE = replace(QUICK, waiting=0.1)

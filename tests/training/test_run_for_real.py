@@ -30,6 +30,8 @@ from training.runs import Runs, RunState
 from training.steps import Limits, Steps
 from training.train import is_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:

@@ -20,6 +20,8 @@ from training.loop import opened_loop
 from training.runs import RunState
 from training.succession import MOST_WORSE
 
+pytestmark = pytest.mark.long
+
 
 def shuffled_model(folder: Path) -> Path:
     """The served model with each matrix's numbers in another order: it knows nothing any more."""

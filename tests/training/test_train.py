@@ -21,6 +21,8 @@ from training.pretrain import Shape, new_model
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
 from training.train import Stage, TrainingPlan, check_plan, plan_training, run_training
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "training" / "scripts"
 STAGES: tuple[Stage, ...] = get_args(Stage)
