@@ -294,10 +294,9 @@ async def test_a_photo_described_just_now_can_be_asked_about_again(store: Store)
 async def test_what_is_asked_about_an_answer_is_looked_up_although_a_photo_came_before(
     store: Store,
 ) -> None:
-    expert = desk(store, "帆布鞋用 30 度的温水手洗。", "帆布鞋用温水手洗。")
+    expert = desk(store, "帆布鞋用 30 度的温水手洗。")
     await expert.say("帆布鞋怎么洗？", photo())
-    await expert.say("它是什么材质？")
-    assert len(expert.model.asked) == 2
+    assert (await expert.say("它是什么材质？")).outcome is Outcome.REFUSED
 
 
 async def test_greetings_need_no_model(store: Store) -> None:

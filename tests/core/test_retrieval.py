@@ -88,6 +88,24 @@ async def test_a_follow_up_that_is_not_surely_about_another_topic_is_about_the_l
     assert (got.relevance, sorted(one.id for one in got.passages)) == (relevance, found)
 
 
+@pytest.mark.parametrize(
+    ("text", "relevance"),
+    [
+        ("麂皮 那它哪个牌子最好？", Relevance.REFUSE),
+        ("麂皮 那顺着什么方向刷？", Relevance.ANSWER),
+        ("麂皮 还有呢？", Relevance.ANSWER),
+        ("麂皮 And which brand is popular?", Relevance.ANSWER),
+    ],
+)
+async def test_what_a_follow_up_asks_and_its_topic_has_no_word_of_is_refused(
+    analyzer: Analyzer, text: str, relevance: Relevance
+) -> None:
+    always = replace(DEFAULT, answer_from=0.0, clarify_from=0.0)
+    index = Index.of(Recipe(analyzer, None, "cpu"), ALL)
+    searched = Retriever(Snapshot(index, always), OPTIONS)
+    assert (await searched.search(Query(text, topic="麂皮"))).relevance is relevance
+
+
 @pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])
 async def test_what_has_nothing_to_do_with_shoes_is_refused(analyzer: Analyzer, text: str) -> None:
     found = await retriever(analyzer).search(Query(text))
