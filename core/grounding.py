@@ -91,11 +91,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# A syllable said four times in a row, or a phrase three times: the model has lost its way.
+# A syllable said four times in a row, eight blanks, or a phrase three times: the model has lost its
+# way.
 _SYLLABLES, _SYLLABLE_TIMES = range(1, 9), 4
+_BLANKS = 8
 _PHRASES, _PHRASE_TIMES = range(9, 81), 3
 # Fewer English words than this are the question's own, not a passage's.
 _ENOUGH_WORDS = 15
+
+# What comes after a title that an answer opens with: "About suede: …", "麂皮嘛，…".
+_OPENED = re.compile(r"[嘛啊呢]?\s*[，：:]|, right:")
 
 Quantity = tuple[str, str]
 
@@ -109,15 +114,19 @@ class Ground:
     shingles: frozenset[str]
     min_support: float
     polarity: Polarity
+    titles: dict[str, frozenset[str]]
+    """The shingles of the passage that a title (casefolded) is of."""
 
     @classmethod
     def of(cls, passages: Iterable[str], min_support: float, *, also: Iterable[str] = ()) -> Ground:
         """The ground made of passages and of what `also` may be said: the question, the tags.
 
-        A sentence of the answer must share `min_support` of its shingles with them: 0.3 only
-        catches text from nowhere, since paraphrases stay well above it. What the passages deny may
-        not be said, nor the contrary; questions deny nothing.
+        A passage's first line is its title where it has more of them. A sentence of the answer must
+        share `min_support` of its shingles with them: 0.3 only catches text from nowhere, since
+        paraphrases stay well above it. What the passages deny may not be said, nor the contrary;
+        questions deny nothing.
         """
+        passages = list(passages)
         stated = "\n".join(passages)
         joined = "\n".join((stated, *also))
         return cls(
@@ -126,6 +135,12 @@ class Ground:
             frozenset(shingles(joined)),
             min_support,
             Polarity.of(stated),
+            {
+                title.casefold(): frozenset(shingles(one))
+                for one in passages
+                for title, _, text in [one.partition("\n")]
+                if title and text
+            },
         )
 
     def unsupported(self, text: str, *, finished: bool = True) -> str | None:
@@ -150,7 +165,25 @@ class Ground:
                 continue
             if len(parts & self.shingles) < self.min_support * len(parts):
                 return sentence
+            if self._is_of_another(sentence):
+                return sentence
         return None
+
+    def _is_of_another(self, sentence: str) -> bool:
+        """Whether a sentence that opens with a passage's title goes on with another's words."""
+        folded = sentence.casefold()
+        opened = [
+            (title, folded[at + len(title) :])
+            for title in self.titles
+            if (at := folded.find(title)) >= 0 and _OPENED.match(folded, at + len(title))
+        ]
+        if not opened:
+            return False
+        title, rest = max(opened, key=lambda one: len(one[0]))
+        parts = shingles(rest)
+        shares = {one: len(parts & held) / max(1, len(parts)) for one, held in self.titles.items()}
+        own = shares[title]
+        return len(parts) > 4 and own < self.min_support <= max(shares.values())
 
     def _speaks_the_language_of(self, sentence: str) -> bool:
         """False for a translation: an English sentence over Chinese passages shares no word."""
@@ -300,6 +333,8 @@ def _loops(text: str, end: int) -> bool:
         said = text[end - length : end]
         if _repeats(text, end, length, _SYLLABLE_TIMES) and said.isalpha():
             return True
+    if end >= _BLANKS and text[end - _BLANKS : end].isspace():
+        return True
     # A phrase that is said again shows in its last letters, which can be found quickly.
     shortest, longest = _PHRASES[0], _PHRASES[-1]
     ending = text[max(0, end - shortest) : end]

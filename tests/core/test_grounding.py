@@ -96,6 +96,33 @@ def test_what_the_passages_deny_is_not_said() -> None:
     assert ground.unsupported("一字拖不适合跑步。") is None
 
 
+SUEDE = "Suede\nSuede is brushed in one direction with a soft brush, and never with water."
+CLEANING = (
+    "Cleaning suede\nRub small marks with an eraser, and let wet spots dry slowly in the shade."
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "caught"),
+    [
+        ("So, Cleaning suede: Rub small marks with an eraser, and let wet spots dry.", False),
+        ("So, Cleaning suede: Suede is brushed in one direction with a soft brush.", True),
+        ("About suede: rub small marks with an eraser, and let wet spots dry slowly.", True),
+        ("For suede, rub small marks with an eraser, and let wet spots dry slowly.", False),
+    ],
+)
+def test_an_answer_that_opens_with_one_title_says_what_that_passage_says(
+    answer: str, caught: bool
+) -> None:
+    assert (Ground.of([SUEDE, CLEANING], 0.7).unsupported(answer) is not None) is caught
+
+
+async def test_blanks_without_end_are_stopped() -> None:
+    text, whole = await shown(["So, ", *[" "] * 40], EN)
+    assert not whole
+    assert len(text) < 12
+
+
 def test_a_sentence_from_nowhere_is_caught() -> None:
     sentence = "皮鞋需要每周涂抹鞋油并且用马毛刷抛光。"
     assert Ground.of([ZH], 0.3).unsupported(sentence) == sentence
