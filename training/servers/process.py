@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import stamina
 import structlog
 
 from core.errors import ModelUnavailable
@@ -19,6 +18,7 @@ log = structlog.get_logger()
 
 STOP_SECONDS = 10.0
 _RESTART_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 
 
 @asynccontextmanager
@@ -61,19 +61,20 @@ async def _until_healthy(
     log_file: Path,
     seconds: float,
 ) -> None:
-    async for attempt in stamina.retry_context(
-        on=_NotYet, attempts=None, timeout=seconds, wait_initial=0.1, wait_max=0.5, wait_jitter=0.1
-    ):
-        with attempt:
-            if process.returncode is not None:
-                raise ModelUnavailable(
-                    f"The model server ended at once (exit {process.returncode}): "
-                    f"{_last_line(log_file)} The whole story is in {str(log_file)!r}."
-                )
-            if not await healthy():
-                raise _NotYet(
-                    f"The model server did not get ready in {seconds:.0f} s; see {str(log_file)!r}."
-                )
+    """Return when it is ready; looking is no retry, and so nothing to warn of."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not await healthy():
+                if process.returncode is not None:
+                    raise ModelUnavailable(
+                        f"The model server ended at once (exit {process.returncode}): "
+                        f"{_last_line(log_file)} The whole story is in {str(log_file)!r}."
+                    )
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        raise ModelUnavailable(
+            f"The model server did not get ready in {seconds:.0f} s; see {str(log_file)!r}."
+        ) from None
 
 
 async def _keep(
@@ -121,7 +122,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _last_line(log_file: Path) -> str:
     lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing."
-
-
-class _NotYet(ModelUnavailable):
-    """The server is not ready yet."""
