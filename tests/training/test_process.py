@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.errors import ModelUnavailable
 from training.servers.process import model_server
 
-# Listens, and writes its process id into a file.
+# Listens, and writes its process id into a file; with it lives an engine, as beside vLLM's front.
 SERVER = """
-import os, pathlib, socket, sys
+import os, pathlib, socket, subprocess, sys
+pathlib.Path(sys.argv[2] + "-engine").write_text(str(subprocess.Popen(["sleep", "600"]).pid))
 pathlib.Path(sys.argv[2]).write_text(str(os.getpid()))
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
@@ -51,6 +53,19 @@ async def until(check: Callable[[], Awaitable[bool]], wanted: bool = True) -> No
             await asyncio.sleep(0.05)
 
 
+def engine_of(pid_file: Path) -> int:
+    return int(pid_file.with_name(f"{pid_file.name}-engine").read_text())
+
+
+async def until_gone(pid: int) -> None:
+    async def lives() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return False
+
+    await until(lives, wanted=False)
+
+
 def command(port: int, pid_file: Path) -> list[str]:
     return [sys.executable, "-c", SERVER, str(port), str(pid_file)]
 
@@ -61,6 +76,7 @@ async def test_the_server_runs_while_the_block_runs(port: int, tmp_path: Path) -
     async with model_server(command(port, pid_file), healthy=healthy, log_file=tmp_path / "log"):
         assert await healthy()
     assert not await healthy()
+    await until_gone(engine_of(pid_file))
 
 
 async def test_a_block_that_fails_at_once_leaves_no_server(port: int, tmp_path: Path) -> None:
@@ -76,11 +92,23 @@ async def test_a_block_that_fails_at_once_leaves_no_server(port: int, tmp_path: 
 async def test_a_server_that_dies_is_started_again(port: int, tmp_path: Path) -> None:
     healthy, pid_file = listening(port), tmp_path / "pid"
     async with model_server(command(port, pid_file), healthy=healthy, log_file=tmp_path / "log"):
-        first = int(pid_file.read_text())
+        first, engine = int(pid_file.read_text()), engine_of(pid_file)
         os.kill(first, signal.SIGKILL)
         await until(healthy, wanted=False)
         await until(healthy)
         assert int(pid_file.read_text()) != first
+        await until_gone(engine)
+
+
+async def test_what_a_server_that_died_had_started_is_ended_with_the_block(
+    port: int, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    async with model_server(
+        command(port, pid_file), healthy=listening(port), log_file=tmp_path / "log"
+    ):
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    await until_gone(engine_of(pid_file))
 
 
 async def test_a_server_that_cannot_start_is_explained_by_its_last_words(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ async def _keep(
         while True:
             code = await process.wait()
             log.error("model_server_died", exit=code, log=str(log_file))
+            _end_what_is_left(process)
             await asyncio.sleep(_RESTART_SECONDS)
             process = await start()
     finally:
@@ -112,11 +113,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Ask the whole group to stop, and make it after ten seconds."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
-            return
+            break
         with suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    _end_what_is_left(process)
+
+
+def _end_what_is_left(process: asyncio.subprocess.Process) -> None:
+    """End what a process that is gone has started: vLLM's engine outlives its front, and holds on
+    to the card's memory.
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_line(log_file: Path) -> str:
