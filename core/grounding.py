@@ -95,6 +95,10 @@ _REFUSAL = re.compile(
 # way.
 _SYLLABLES, _SYLLABLE_TIMES = range(1, 9), 4
 _BLANKS = 8
+# Nor is a sentence of so many characters said twice.
+_SENTENCE = 12
+# From this support on a model copies: each sentence has its figures from one passage.
+_COPIES = 0.5
 _PHRASES, _PHRASE_TIMES = range(9, 81), 3
 # Fewer English words than this are the question's own, not a passage's.
 _ENOUGH_WORDS = 15
@@ -116,6 +120,8 @@ class Ground:
     polarity: Polarity
     titles: dict[str, frozenset[str]]
     """The shingles of the passage that a title (casefolded) is of."""
+    figures: tuple[frozenset[Quantity], ...]
+    """What each passage and the rest holds, for a model that copies."""
 
     @classmethod
     def of(cls, passages: Iterable[str], min_support: float, *, also: Iterable[str] = ()) -> Ground:
@@ -126,9 +132,9 @@ class Ground:
         paraphrases stay well above it. What the passages deny may not be said, nor the contrary;
         questions deny nothing.
         """
-        passages = list(passages)
+        passages, beside = list(passages), list(also)
         stated = "\n".join(passages)
-        joined = "\n".join((stated, *also))
+        joined = "\n".join((stated, *beside))
         return cls(
             frozenset(quantities(joined)),
             frozenset(_names(joined)) | frozenset(_words(joined)),
@@ -141,6 +147,9 @@ class Ground:
                 for title, _, text in [one.partition("\n")]
                 if title and text
             },
+            tuple(frozenset(quantities("\n".join((one, *beside)))) for one in passages)
+            if min_support >= _COPIES
+            else (),
         )
 
     def unsupported(self, text: str, *, finished: bool = True) -> str | None:
@@ -150,7 +159,7 @@ class Ground:
         not `finished` is only looked at for figures, names and denials.
         """
         for value, unit in quantities(text):
-            if not self._knows_quantity(value, unit):
+            if not _holds(self.quantities, value, unit):
                 return value
         for name in self._strange_names(text):
             return name
@@ -165,9 +174,16 @@ class Ground:
                 continue
             if len(parts & self.shingles) < self.min_support * len(parts):
                 return sentence
-            if self._is_of_another(sentence):
+            if self._is_of_another(sentence) or self._mixes_figures(sentence):
                 return sentence
         return None
+
+    def _mixes_figures(self, sentence: str) -> bool:
+        """Whether no passage holds all figures of the sentence: 27 cm of one, 260 of another."""
+        wanted = quantities(sentence)
+        return bool(self.figures) and not any(
+            all(_holds(known, *one) for one in wanted) for known in self.figures
+        )
 
     def _is_of_another(self, sentence: str) -> bool:
         """Whether a sentence that opens with a passage's title goes on with another's words."""
@@ -190,11 +206,6 @@ class Ground:
         if _HAN.search(sentence):
             return any(_HAN.match(part) for part in self.shingles)
         return sum(part.isascii() for part in self.shingles) >= _ENOUGH_WORDS
-
-    def _knows_quantity(self, value: str, unit: str) -> bool:
-        if unit:
-            return (value, unit) in self.quantities or (value, "") in self.quantities
-        return any(value == known for known, _ in self.quantities)
 
     def _strange_names(self, text: str) -> Iterator[str]:
         """Latin words in Chinese text, and capitalised or digit-bearing words in English text.
@@ -220,6 +231,13 @@ class Ground:
             all(name in self.names or name.removesuffix("s") in self.names for name in names)
             for names in ([word.casefold()], [part.casefold() for part in parts])
         )
+
+
+def _holds(known: frozenset[Quantity], value: str, unit: str) -> bool:
+    """Whether these figures hold one; without a unit any of the same value will do."""
+    if unit:
+        return (value, unit) in known or (value, "") in known
+    return any(value == other for other, _ in known)
 
 
 def quantities(text: str) -> set[Quantity]:
@@ -285,9 +303,11 @@ async def guarded(
             raise AnswerUnsupported("The model's answer holds something its passages do not.")
         if any(_loops(text, end) for end in range(shown + 1, ready + 1)):
             raise AnswerUnsupported("The model says the same again and again.")
+        begins = _last_sentence(text[:ready], settled)
+        if (finished or begins > settled) and _says_twice(text[:ready], finished=finished):
+            raise AnswerUnsupported("The model says a sentence twice.")
         yield Piece(text[shown:ready], piece.finish_reason)
-        settled = _last_sentence(text[:ready], settled)
-        shown = ready
+        settled, shown = begins, ready
 
 
 def _ready(text: str, settled: int, *, english: bool) -> int:
@@ -325,6 +345,13 @@ def _last_sentence(text: str, start: int) -> int:
     """Where the last sentence of `text` begins that begins at or after `start`."""
     last = sentences(text[start:])[-1:]
     return text.rindex(last[0]) if last else start
+
+
+def _says_twice(text: str, *, finished: bool) -> bool:
+    """Whether a whole sentence that is no mere exclamation stands in the text twice."""
+    whole = sentences(text)
+    said = [one for one in (whole if finished else whole[:-1]) if len(one) >= _SENTENCE]
+    return len(set(said)) < len(said)
 
 
 def _loops(text: str, end: int) -> bool:

@@ -117,6 +117,39 @@ def test_an_answer_that_opens_with_one_title_says_what_that_passage_says(
     assert (Ground.of([SUEDE, CLEANING], 0.7).unsupported(answer) is not None) is caught
 
 
+SIZES = [
+    "脚长 26 cm 的鞋码\n脚长 26 cm 对应国标 260，旧鞋码是 42 码。",
+    "脚长 27 cm 的鞋码\n脚长 27 cm 对应国标 270，旧鞋码是 44 码。",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "mixed"),
+    [
+        ("脚长 27 cm 对应国标 260，旧鞋码是 44 码。", True),
+        ("脚长 27 cm 对应国标 270，旧鞋码是 44 码。", False),
+        ("脚长 27 cm 对应国标 270 哦。脚长 26 cm 对应国标 260，旧鞋码是 42 码。", False),
+        ("脚长 27 cm 对应国标 270，比问的 45 码小。", False),
+    ],
+)
+def test_a_model_that_copies_has_a_sentences_figures_from_one_passage(
+    answer: str, mixed: bool
+) -> None:
+    copied = Ground.of(SIZES, 0.5, also=["45 码穿多大？比 45 码小吗？"])
+    assert (copied.unsupported(answer) is not None) is mixed
+    retold = Ground.of(SIZES, 0.3, also=["45 码穿多大？比 45 码小吗？"])
+    assert retold.unsupported(answer) is None
+
+
+async def test_a_sentence_said_twice_is_stopped() -> None:
+    said = "Let canvas shoes dry for two days after washing."
+    text, whole = await shown([f"Sure! Sure! {said}", " The sole is 25 mm thick. ", said, " "], EN)
+    assert not whole
+    assert text.count(said) == 1
+    text, whole = await shown([f"Sure! Sure! {said}", " The sole is 25 mm thick."], EN)
+    assert whole
+
+
 async def test_blanks_without_end_are_stopped() -> None:
     text, whole = await shown(["So, ", *[" "] * 40], EN)
     assert not whole
