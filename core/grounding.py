@@ -10,70 +10,32 @@ import re
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 from core.errors import AnswerUnsupported
 from core.knowledge import sentences
 from core.messages import Passage
 from core.model import Piece
 from core.polarity import Polarity
+from core.quantities import DIGITS, ENGLISH_NUMBERS, UNITS, Quantity, holds, quantities
 
 # A passage counts as used where it holds this part of a sentence's shingles, and nearly as much
 # as the passage that holds most.
 MIN_OVERLAP = 0.45
 _NEARLY = 0.9
 
-_UNITS = {
-    "毫米": "mm", "厘米": "cm", "公分": "cm", "米": "m", "公里": "km", "千米": "km",
-    "克": "g", "千克": "kg", "公斤": "kg", "小时": "h", "分钟": "min", "秒": "s",
-    "天": "day", "周": "week", "个月": "month", "月": "month", "年": "year", "岁": "year",
-    "度": "°c", "℃": "°c", "°c": "°c", "焦耳": "j", "焦": "j", "码": "size", "号": "size",
-    "mm": "mm", "millimetre": "mm", "millimeter": "mm", "cm": "cm", "centimetre": "cm",
-    "centimeter": "cm", "m": "m", "metre": "m", "meter": "m", "km": "km", "kilometre": "km",
-    "kilometer": "km", "g": "g", "gram": "g", "kg": "kg", "kilogram": "kg", "hour": "h",
-    "h": "h", "minute": "min", "min": "min", "second": "s", "day": "day", "week": "week",
-    "month": "month", "year": "year", "j": "j", "joule": "j", "inch": "inch", "inches": "inch",
-    "英寸": "inch", "size": "size",
-    "%": "%", "percent": "%", "倍": "x", "times": "x",
-}  # fmt: skip
-_UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:[./]\d+)?)"
-_QUANTITY = re.compile(
-    rf"(?P<first>{_NUMBER})(?:\s*(?:[-–—~～到至]|to|and|or|或)\s*(?P<last>{_NUMBER}))?"
-    rf"\s*(?P<unit>(?:{_UNIT})s?(?![a-z]))?",
-    re.IGNORECASE,
-)
-_DIGITS = "一二三四五六七八九两"
-_HAN_DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2}
-_HAN_PLACES = {"十": 10, "百": 100, "千": 1000, "万": 10_000}
-# A lone 十, 百 or 一 is part of too many words (十分, 百搭, 一般), so it needs a unit behind it.
-_HAN_NUMBER = re.compile(
-    rf"[{_DIGITS}](?:[十百万]|千(?![米克]))(?:[零十百万{_DIGITS}]|千(?![米克]))*"
-    rf"|十[{_DIGITS}]|[十半{_DIGITS}](?=\s*(?:{_UNIT}))"
-)
-_ENGLISH_NUMBERS = {
-    "half": "0.5", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
-    "seven": "7", "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
-    "fifteen": "15", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60",
-    "ninety": "90", "hundred": "100",
-}  # fmt: skip
-_ENGLISH = "|".join(_ENGLISH_NUMBERS)
-_ENGLISH_NUMBER = re.compile(
-    rf"\b(?P<word>{_ENGLISH})[\s-]+(?:an?\s+)?(?=(?:{_UNIT})s?\b)", re.IGNORECASE
-)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-+.'’][A-Za-z0-9]+)*")
 _NAME_PART = re.compile(r"[-+.'’]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 # What may still grow into another number, unit or name when the next piece comes.
-_FIGURE = rf"[\d½半十{_DIGITS}][\d.,/½零半十百千万{_DIGITS}]*"
+_FIGURE = rf"[\d½半十{DIGITS}][\d.,/½零半十百千万{DIGITS}]*"
 _UNIT_START = "|".join(
-    sorted({re.escape(unit[:end]) for unit in _UNITS for end in range(1, len(unit) + 1)})
+    sorted({re.escape(unit[:end]) for unit in UNITS for end in range(1, len(unit) + 1)})
 )
 _UNFINISHED = re.compile(
     rf"(?:{_FIGURE}(?:\s*(?:[-–—~～到至或]|to|and|or)\s*(?:{_FIGURE})?)?\s*"
     rf"(?:[A-Za-z°℃%％]*|{_UNIT_START})"
-    rf"|\b(?:{_ENGLISH})(?:[\s-]+[A-Za-z.,]*){{0,2}}"
+    rf"|\b(?:{'|'.join(ENGLISH_NUMBERS)})(?:[\s-]+[A-Za-z.,]*){{0,2}}"
     r"|[A-Za-z0-9.,/%°+\-–~'’]+)$",
     re.IGNORECASE,
 )
@@ -105,8 +67,6 @@ _ENOUGH_WORDS = 15
 
 # What comes after a title that an answer opens with: "About suede: …", "麂皮嘛，…".
 _OPENED = re.compile(r"[嘛啊呢]?\s*[，：:]|, right:")
-
-Quantity = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +119,7 @@ class Ground:
         not `finished` is only looked at for figures, names and denials.
         """
         for value, unit in quantities(text):
-            if not _holds(self.quantities, value, unit):
+            if not holds(self.quantities, value, unit):
                 return value
         for name in self._strange_names(text):
             return name
@@ -182,7 +142,7 @@ class Ground:
         """Whether no passage holds all figures of the sentence: 27 cm of one, 260 of another."""
         wanted = quantities(sentence)
         return bool(self.figures) and not any(
-            all(_holds(known, *one) for one in wanted) for known in self.figures
+            all(holds(known, *one) for one in wanted) for known in self.figures
         )
 
     def _is_of_another(self, sentence: str) -> bool:
@@ -217,7 +177,7 @@ class Ground:
         starts = _sentence_starts(text)
         for match in _NAME.finditer(text):
             word = match.group()
-            if text[: match.start()].rstrip()[-1:].isdigit() and word.casefold() in _UNITS:
+            if text[: match.start()].rstrip()[-1:].isdigit() and word.casefold() in UNITS:
                 continue
             inner = word[1:] if match.start() in starts else word
             named = chinese or _is_marked(inner)
@@ -231,30 +191,6 @@ class Ground:
             all(name in self.names or name.removesuffix("s") in self.names for name in names)
             for names in ([word.casefold()], [part.casefold() for part in parts])
         )
-
-
-def _holds(known: frozenset[Quantity], value: str, unit: str) -> bool:
-    """Whether these figures hold one; without a unit any of the same value will do."""
-    if unit:
-        return (value, unit) in known or (value, "") in known
-    return any(value == other for other, _ in known)
-
-
-def quantities(text: str) -> set[Quantity]:
-    """(number, unit) pairs of a text; a range gives its unit to both ends, "" means no unit."""
-    found: set[Quantity] = set()
-    # NFKC would make 81/2 of 8½.
-    text = re.sub(r"(\d*)½", lambda match: f"{match[1] or 0}.5", text)
-    text = unicodedata.normalize("NFKC", text)
-    text = _HAN_NUMBER.sub(lambda match: _han_value(match.group()), text)
-    text = _ENGLISH_NUMBER.sub(lambda match: f"{_ENGLISH_NUMBERS[match['word'].casefold()]} ", text)
-    for match in _QUANTITY.finditer(text):
-        spelled = (match["unit"] or "").casefold()
-        unit = _UNITS.get(spelled) or _UNITS.get(spelled.removesuffix("s"), "")
-        found.add((_canonical(match["first"]), unit))
-        if match["last"]:
-            found.add((_canonical(match["last"]), unit))
-    return found
 
 
 def shingles(text: str) -> set[str]:
@@ -332,7 +268,7 @@ def _is_plain(text: str, start: int) -> bool:
         return False
     if word[0].isupper() and start not in _sentence_starts(text):
         return False
-    return not any(number.startswith(word.casefold()) for number in _ENGLISH_NUMBERS)
+    return not any(number.startswith(word.casefold()) for number in ENGLISH_NUMBERS)
 
 
 def _sentence_starts(text: str) -> set[int]:
@@ -392,26 +328,6 @@ def _names(text: str) -> Iterator[str]:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.casefold())
-
-
-def _canonical(number: str) -> str:
-    """One spelling for 1,000 and 1000, for 25.0 and 25; a fraction stays as it is."""
-    return number if "/" in number else f"{Decimal(number.replace(',', '')).normalize():f}"
-
-
-def _han_value(text: str) -> str:
-    """A Chinese numeral in digits: 半 0.5, 十二 12, 三百 300, 一万二千 12000."""
-    if text == "半":
-        return "0.5"
-    total = section = current = 0
-    for char in text:
-        if char in _HAN_DIGITS:
-            current = _HAN_DIGITS[char]
-        elif char == "万":
-            total, section, current = (total + section + current) * _HAN_PLACES[char], 0, 0
-        else:
-            section, current = section + (current or 1) * _HAN_PLACES[char], 0
-    return str(total + section + current)
 
 
 def _is_marked(word: str) -> bool:

@@ -18,6 +18,7 @@ from core.knowledge import Chunk
 from core.language import language_of
 from core.lexical import Match
 from core.messages import ImageTag, Language, Passage
+from core.quantities import Quantity, holds, quantities
 from core.tags import COLOUR
 from core.terms import Analyzer, subject_of, subject_words
 
@@ -193,10 +194,12 @@ class Retriever:
         query = replace(query, text=subject_of(query.text))
         # Only a reranker brings up what is never listed otherwise; one candidate may be hidden.
         most = _LISTED + 1 if self._reranker is None else len(snapshot.index)
+        asked = quantities(query.text)
         found = [
             one
             for one in _candidates(snapshot.index, query, options, most)
-            if hidden is None or one.chunk.entry != hidden
+            if (hidden is None or one.chunk.entry != hidden)
+            and not _is_of_another_figure(one.chunk, asked)
         ]
         if self._reranker is not None:
             found = _reranked(found, query, self._reranker)
@@ -269,6 +272,20 @@ def _candidates(
     language = query.language or language_of(query.text) or "en"
     found = _one_per_entry(index, rows, fused, cosines, match, language, most)
     return _named_first(found, query.text)
+
+
+def _is_of_another_figure(chunk: Chunk, asked: set[Quantity]) -> bool:
+    """Whether an entry is about one figure and the question about another: 27 cm, and 29 cm.
+
+    It shares all other words with the question, and would be taken for its answer.
+    """
+    own = quantities(chunk.title)
+    units = {unit for _, unit in own if unit}
+    wanted = [one for one in asked if one[1] in units]
+    if not wanted:
+        return False
+    held = own | quantities(chunk.text)
+    return not any(holds(held, *one) for one in wanted)
 
 
 def _top_rows(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

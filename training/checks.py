@@ -10,10 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 from core.duplicates import Pair, near_pairs, normalised
-from core.grounding import Ground, quantities, shingles
+from core.grounding import Ground, shingles
 from core.knowledge import sentences
 from core.language import language_of
 from core.messages import Language
+from core.quantities import quantities
 from training.rows import (
     CorrectionRow,
     DpoRow,

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from core.errors import AnswerIncomplete, AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal, quantities, shingles
+from core.grounding import Ground, guarded, is_refusal, shingles
 from core.knowledge import sentences
 from core.messages import Passage
 from core.model import Piece, Sampling
+from core.quantities import quantities
 from training.eval_sets import Case, spread
 from training.lineup import Label, Lineup, Served
 from training.scores import bleu_4, rouge_l

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from core.duplicates import alike, denies, normalised, says_the_same, shingles
 from core.errors import DataError
-from core.grounding import Ground, quantities
+from core.grounding import Ground
 from core.language import language_of
 from core.messages import ChatMessage, Passage
+from core.quantities import quantities
 from training.pairs import PreferencePair
 from training.personal_data import BLANK
 from training.tokens import TokenCounter

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal, quantities, used_passages
+from core.grounding import Ground, guarded, is_refusal, used_passages
 from core.messages import Passage
 from core.model import Piece
+from core.quantities import quantities
 
 ZH = "帆布鞋洗后要晾两天，水温不超过 30 度，鞋底厚 25 毫米，GORE-TEX 内衬可以防水。"
 EN = "Let canvas shoes dry for two days after washing. The sole is 25 mm thick and made of EVA."

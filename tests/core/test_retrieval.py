@@ -106,6 +106,24 @@ async def test_what_a_follow_up_asks_and_its_topic_has_no_word_of_is_refused(
     assert (await searched.search(Query(text, topic="麂皮"))).relevance is relevance
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("脚长 26 cm 穿几码", ["26"]),
+        ("脚长 27 厘米穿几码", ["27"]),
+        ("脚长 29 cm 穿几码", []),
+        ("脚长怎么换鞋码", ["26", "27"]),
+        ("44 码是多少脚长", ["26", "27"]),
+    ],
+)
+async def test_an_entry_on_one_figure_is_not_found_for_another(
+    analyzer: Analyzer, text: str, found: list[str]
+) -> None:
+    sizes = [chunk(f"{n}", f"脚长 {n} cm 的鞋码", f"对应国标 {n}0，旧鞋码大约。") for n in (26, 27)]
+    ranking = await retriever(analyzer, sizes).rank(Query(text))
+    assert sorted(hit.chunk.id for hit in ranking.hits) == found
+
+
 @pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])
 async def test_what_has_nothing_to_do_with_shoes_is_refused(analyzer: Analyzer, text: str) -> None:
     found = await retriever(analyzer).search(Query(text))
