@@ -46,13 +46,14 @@ class Project:
         (tools / "uv").write_text(UV, "utf-8")
         (tools / "uv").chmod(0o755)
 
-    def make_env(self, fails: str = "nothing") -> tuple[int, list[str]]:
+    def make_env(self, fails: str = "nothing", *, python: str = "python3") -> tuple[int, list[str]]:
         """Run `make env`: its exit status, and what `uv` was asked for; it refuses `fails`."""
         self._calls.write_text("", "utf-8")
         environment = {
             "PATH": f"{self._folder / 'tools'}:{os.environ['PATH']}",
             "UV_CALLS": str(self._calls),
             "UV_FAILS": fails,
+            "PYTHON": python,
         }
         done = subprocess.run(
             ["make", "env"],
@@ -136,3 +137,9 @@ def test_a_wheel_holds_every_module_and_every_file_beside_them() -> None:
     assert [
         file for file in others if not any(fnmatch(file.name, pattern) for pattern in patterns)
     ] == []
+
+
+def test_a_python_that_does_not_suit_is_refused_before_anything_is_made(project: Project) -> None:
+    status, calls = project.make_env(python="false")
+    assert status != 0
+    assert calls == []

@@ -56,6 +56,7 @@ def untrained(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(1200)
 async def test_the_table_has_every_row_and_finite_figures(untrained: Path) -> None:
     figures = await measured(QUICK, untrained)
     assert {part: sum(one.part == part for one in figures) for part in ROWS} == ROWS
