@@ -255,7 +255,7 @@ def evaluate_photos(
 @asynccontextmanager
 async def some_expert(settings: Settings) -> AsyncIterator[Expert]:
     """Whoever can answer: the solemate that is running, or one made for this question."""
-    from core.doctor import answers_at
+    from core.ports import answers_at
 
     if await answers_at(settings.web.address):
         from bots.remote import RemoteExpert

@@ -24,7 +24,7 @@ from core.errors import AdapterRejected, ConfigError, RedisUnavailable, Solemate
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
 from core.opening import expert_folder, is_hub_name, open_link
-from core.ports import port_is_free
+from core.ports import answers_at, port_is_free
 from core.printing import err
 from core.redis_link import RedisLink
 from core.registry import live_adapter
@@ -428,13 +428,3 @@ async def _page(settings: Settings) -> Finding:
 
 async def _solemate_answers(settings: Settings) -> bool:
     return await answers_at(settings.web.address)
-
-
-async def answers_at(address: str) -> bool:
-    """Whether a solemate is running at this address."""
-    try:
-        async with httpx.AsyncClient(timeout=2) as client:
-            health = (await client.get(f"{address}/health")).json()
-    except (httpx.HTTPError, ValueError):
-        return False
-    return isinstance(health, dict) and health.get("service") == "solemate"

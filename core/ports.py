@@ -1,10 +1,12 @@
-"""Ports of this machine: take one to listen at, or see whether it is free."""
+"""Ports of this machine: take one to listen at, see whether it is free, or who answers there."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import httpx
 
 from core.errors import ConfigError
 
@@ -42,6 +44,16 @@ def free_port(host: str) -> int:
     """A port that nobody has at this moment, for a program that cannot be handed a socket."""
     with _bound(host, 0) as bound:
         return int(bound.getsockname()[1])
+
+
+async def answers_at(address: str) -> bool:
+    """Whether a solemate is running at this address."""
+    try:
+        async with httpx.AsyncClient(timeout=2) as client:
+            health = (await client.get(f"{address}/health")).json()
+    except (httpx.HTTPError, ValueError):
+        return False
+    return isinstance(health, dict) and health.get("service") == "solemate"
 
 
 def _reason(exc: OSError | OverflowError) -> str:
