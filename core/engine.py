@@ -324,7 +324,9 @@ class Engine:
             draft.outcome = Outcome.REFUSED
             draft.text = say("other_language", draft.language)
         elif found.relevance is Relevance.CLARIFY:
-            draft.suggestions = tuple(dict.fromkeys(passage.title for passage in found.passages))
+            readable = [one for one in found.passages if one.lang == draft.language]
+            offered = readable or found.passages
+            draft.suggestions = tuple(dict.fromkeys(passage.title for passage in offered))
             draft.outcome = Outcome.CLARIFY
             draft.text = ask_back(draft.suggestions, draft.language)
         else:

@@ -30,6 +30,7 @@ from core.messages import (
     ImageTag,
     Language,
     Outcome,
+    Passage,
     Platform,
     Rating,
     Replaced,
@@ -40,7 +41,7 @@ from core.messages import (
 from core.model import Piece, Sampling
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
-from core.retrieval import RetrievalOptions, Retriever, Snapshot
+from core.retrieval import Query, Relevance, RetrievalOptions, Retrieved, Retriever, Snapshot
 from core.store import Store
 from core.tags import Tag, TagGroup
 from core.terms import Analyzer
@@ -262,6 +263,26 @@ async def test_a_quote_too_says_that_the_photo_looked_otherwise(store: Store) ->
     assert reply.outcome is Outcome.QUOTED
     assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。")
     assert CANVAS in reply.text
+
+
+@pytest.mark.parametrize(
+    ("langs", "offered"), [("zh en zh", ("title 1",)), ("zh zh", ("title 0", "title 1"))]
+)
+async def test_choices_are_in_the_askers_language_where_there_are_some(
+    store: Store, monkeypatch: pytest.MonkeyPatch, langs: str, offered: tuple[str, ...]
+) -> None:
+    found = tuple(
+        Passage(f"{n}", f"title {n}", "text", "test", "", lang, 0.1)  # type: ignore[arg-type]
+        for n, lang in enumerate(langs.split())
+    )
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    reply = await expert.say("How do I care for these boots?")
+    assert (reply.outcome, reply.suggestions) == (Outcome.CLARIFY, offered)
 
 
 @pytest.mark.parametrize("text", ["", "你好！", "这是什么颜色？", "这是什么鞋", "帮我看看这双鞋"])
