@@ -66,6 +66,7 @@ class Options:
     """How the engine answers; `budget` is what the model may read, the answer not counted.
 
     `rewrite` completes follow-ups: by carrying the topic over, by asking the model, or not at all.
+    Of the `rounds` that are remembered the model is shown the last `history_rounds`.
     """
 
     base_model: str
@@ -76,6 +77,7 @@ class Options:
     rounds: int
     expire_seconds: float
     min_support: float
+    history_rounds: int
     rewrite: Rewrite
 
 
@@ -351,7 +353,7 @@ class Engine:
             language=draft.language,
             passages=draft.passages,
             tags=draft.tags,
-            history=_rounds(turns),
+            history=_rounds(turns[-shown:]) if (shown := options.history_rounds) else (),
             budget=options.budget,
         )
         draft.adapter = await self._choose_adapter(message.user_id)

@@ -130,6 +130,7 @@ def engine_options(settings: Settings) -> Options:
         rounds=settings.conversation.rounds,
         expire_seconds=settings.conversation.expire_minutes * 60,
         min_support=model.min_support,
+        history_rounds=model.history_rounds,
         rewrite=settings.retrieval.rewrite,
     )
 

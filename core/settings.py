@@ -90,6 +90,7 @@ class Model(_Section):
     first_token_seconds: Positive
     deadline_seconds: Positive
     min_support: Share
+    history_rounds: Annotated[int, Field(ge=0, le=100)]
     embedded: bool
     expert: str
     adapter: str

@@ -143,6 +143,7 @@ def open_engine(store: Store, model: ChatModel, adapter: str = "solemate") -> En
             rounds=10,
             expire_seconds=3600.0,
             min_support=0.3,
+            history_rounds=5,
             rewrite="carry",
         ),
     )

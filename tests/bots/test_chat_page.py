@@ -187,6 +187,7 @@ class Site:
                 rounds=10,
                 expire_seconds=3600,
                 min_support=0.3,
+                history_rounds=5,
                 rewrite="carry",
             ),
         )

@@ -96,6 +96,7 @@ class Desk:
                 rounds=5,
                 expire_seconds=3600,
                 min_support=0.3,
+                history_rounds=5,
                 rewrite=rewrite,
             ),
         )
@@ -417,3 +418,15 @@ async def test_what_cannot_be_written_is_left_out_of_a_message(store: Store) -> 
 async def test_a_model_that_loops_is_replaced_by_a_quote(store: Store, answer: str) -> None:
     reply = await desk(store, answer).say("帆布鞋怎么洗？")
     assert reply.outcome is Outcome.QUOTED
+
+
+@pytest.mark.parametrize(("shown", "questions"), [(0, 1), (1, 2), (5, 3)])
+async def test_the_model_is_shown_as_many_rounds_as_it_is_to_be(
+    store: Store, shown: int, questions: int
+) -> None:
+    expert = desk(store, "帆布鞋用 30 度的温水手洗。")
+    expert.engine._options = replace(expert.engine._options, history_rounds=shown)
+    for _ in range(3):
+        await expert.say("帆布鞋怎么洗？")
+    roles = [message.role for message in expert.model.asked[-1].prompt]
+    assert roles.count("user") == questions

@@ -495,6 +495,7 @@ def expert_of(store: Store, model: OpenAIChatModel, registry: Registry) -> Exper
                 rounds=5,
                 expire_seconds=3600,
                 min_support=0.3,
+                history_rounds=5,
                 rewrite="carry",
             ),
         )

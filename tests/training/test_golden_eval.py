@@ -37,6 +37,7 @@ OPTIONS = Options(
     rounds=5,
     expire_seconds=3_600,
     min_support=0.3,
+    history_rounds=5,
     rewrite="carry",
 )
 
