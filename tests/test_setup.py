@@ -143,3 +143,9 @@ def test_a_python_that_does_not_suit_is_refused_before_anything_is_made(project:
     status, calls = project.make_env(python="false")
     assert status != 0
     assert calls == []
+
+
+def test_the_python_of_an_environment_that_suits_goes_on_being_used(project: Project) -> None:
+    project.make_env()
+    project.change("requirements.lock")
+    assert project.make_env(python="false") == (0, INSTALLING)
