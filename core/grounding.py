@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
+from operator import or_
 
 from core.errors import AnswerUnsupported
 from core.knowledge import sentences
@@ -70,6 +72,32 @@ _OPENED = re.compile(r"[嘛啊呢]?\s*[，：:]|, right:")
 
 
 @dataclass(frozen=True, slots=True)
+class _Holdings:
+    """What a text holds; `title` (casefolded) is its first line where it has more of them."""
+
+    title: str
+    quantities: frozenset[Quantity]
+    names: frozenset[str]
+    shingles: frozenset[str]
+    polarity: Polarity
+
+    @classmethod
+    def of(cls, text: str) -> _Holdings:
+        title, _, rest = text.partition("\n")
+        return cls(
+            title.casefold() if rest else "",
+            frozenset(quantities(text)),
+            frozenset(_names(text)) | frozenset(_words(text)),
+            frozenset(shingles(text)),
+            Polarity.of(text),
+        )
+
+
+# The same passages are found again and again; what people write is not kept.
+_of_passage = lru_cache(maxsize=4096)(_Holdings.of)
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """Everything an answer may say: the passages, the question and the tags it was given."""
 
@@ -92,22 +120,16 @@ class Ground:
         paraphrases stay well above it. What the passages deny may not be said, nor the contrary;
         questions deny nothing.
         """
-        passages, beside = list(passages), list(also)
-        stated = "\n".join(passages)
-        joined = "\n".join((stated, *beside))
+        held, beside = [_of_passage(one) for one in passages], _Holdings.of("\n".join(also))
+        known = [*held, beside]
         return cls(
-            frozenset(quantities(joined)),
-            frozenset(_names(joined)) | frozenset(_words(joined)),
-            frozenset(shingles(joined)),
+            frozenset().union(*(one.quantities for one in known)),
+            frozenset().union(*(one.names for one in known)),
+            frozenset().union(*(one.shingles for one in known)),
             min_support,
-            Polarity.of(stated),
-            {
-                title.casefold(): frozenset(shingles(one))
-                for one in passages
-                for title, _, text in [one.partition("\n")]
-                if title and text
-            },
-            tuple(frozenset(quantities("\n".join((one, *beside)))) for one in passages)
+            reduce(or_, (one.polarity for one in held), Polarity.of("")),
+            {one.title: one.shingles for one in held if one.title},
+            tuple(one.quantities | beside.quantities for one in held)
             if min_support >= _COPIES
             else (),
         )

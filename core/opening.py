@@ -302,8 +302,12 @@ def _make_secret(file: Path) -> None:
     work.replace(file)
 
 
-def same_settings() -> list[str]:
-    """The options of this process that choose its settings, for a child."""
+def own_command(*arguments: str) -> list[str]:
+    """This program with these arguments and the settings of this process, for a child."""
+    return [sys.executable, "-m", "solemate", *_chosen_settings(), *arguments]
+
+
+def _chosen_settings() -> list[str]:
     kept: list[str] = []
     arguments = iter(sys.argv[1:])
     for argument in arguments:

@@ -37,6 +37,12 @@ class Polarity:
     denied: frozenset[Place]
     doubled: frozenset[Place]
 
+    def __or__(self, other: Polarity) -> Polarity:
+        """What either says and denies."""
+        return Polarity(
+            self.plain | other.plain, self.denied | other.denied, self.doubled | other.doubled
+        )
+
     @classmethod
     def of(cls, text: str) -> Polarity:
         """What `text` says and denies, in Chinese and English."""

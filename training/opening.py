@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from core.model import OpenAIChatModel
-from core.opening import same_settings
+from core.opening import own_command
 from core.settings import Settings
 from core.store import Store
 
@@ -32,7 +31,7 @@ def embedded_server(
     from training.servers.process import model_server
 
     return model_server(
-        [sys.executable, "-m", "solemate", *same_settings(), "serve"],
+        own_command("serve"),
         healthy=model.healthy,
         log_file=settings.state / "model-server.log",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ import structlog
 from core.errors import AdapterRejected, AnswerIncomplete, NotFound
 from core.lora import check_adapter
 from core.messages import Adapter, ChatMessage
-from core.opening import engine_options, open_vision, same_settings
+from core.opening import engine_options, open_vision, own_command
 from core.registry import live_adapter
 from core.routes import registered
 from core.settings import Settings, at_root
@@ -181,8 +180,7 @@ class Trials:
 
 def server_command(settings: Settings) -> list[str]:
     """What serves models on trial; whoever answers people goes first."""
-    first = standing_back(settings.training.nice)
-    return [*first, sys.executable, "-m", "solemate", *same_settings(), "serve"]
+    return [*standing_back(settings.training.nice), *own_command("serve")]
 
 
 async def live_on_base(settings: Settings, store: Store) -> Adapter | None:

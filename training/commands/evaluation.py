@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import ConfigError
-from core.opening import engine_options, open_retriever, open_vision, same_settings
+from core.opening import engine_options, open_retriever, open_vision, own_command
 from core.printing import Json, err, out, print_json
 from core.running import run
 from core.settings import Settings, at_root
@@ -142,7 +141,7 @@ def _lineup(
         base=at_root("data/embedded/base"),
         expert=at_root(settings.model.expert),
         adapter=adapter or at_root(settings.model.adapter_path),
-        command=[sys.executable, "-m", "solemate", *same_settings(), "serve"],
+        command=own_command("serve"),
         served_name=settings.model.base_model,
         log_file=settings.state / "eval" / "model-server.log",
         api_key=api_key,
