@@ -171,6 +171,7 @@ async def experiment(folder: Path, database: str, redis: RedisServer) -> Seen:
             SOLEMATE__DATABASE__URL=database,
             SOLEMATE__REDIS__URL=redis.url,
             SOLEMATE__MODEL__BASE_URL=model,
+            SOLEMATE__MODEL__HISTORY_ROUNDS="10",
             SOLEMATE__TELEGRAM__BASE_URL=f"{fake.address}/bot",
             SOLEMATE__TELEGRAM__BASE_FILE_URL=f"{fake.address}/file/bot",
         )

@@ -134,8 +134,8 @@ async def test_thumbs_alone_train_an_adapter_that_an_operator_lets_in(
     """KTO: nobody said what would have been better."""
     settings = whole_loop_settings(tmp_path, monkeypatch, TRAINING__CANARY__SHARES="[]")
     monkeypatch.setattr(trial, "_TAUGHT", 6)
-    # A thumb or two teach less than a change that would be seen: steps of four times the length.
-    monkeypatch.setattr(train, "recipe", paced(4))
+    # A few thumbs teach less than would be seen on every CPU: steps ten times as long.
+    monkeypatch.setattr(train, "recipe", paced(10))
     rows = read_all(at_root("data/demo_corrections.jsonl"), CorrectionRow)[:6]
     async with whole_loop(settings) as shop:
         before = [await shop.ask(row.question, row.id) for row in rows]
