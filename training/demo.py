@@ -23,8 +23,9 @@ from core.ports import free_port
 from core.settings import Settings, load_settings
 from core.store import Store
 from training.lineage import Lineage, lineage_of
-from training.loop import operators_runs, pause_file
+from training.loop import operators_runs
 from training.pairs import read_pairs
+from training.pause import pause_file
 from training.progress import ProgressReader
 from training.rows import CorrectionRow, read_all
 from training.runs import Run, RunState

@@ -35,6 +35,7 @@ from training.material import load_material
 from training.merged import put_away
 from training.pair_rules import open_rules
 from training.pairs import accepted, unpaired
+from training.pause import pause_file
 from training.ray_jobs import open_launcher
 from training.rows import DpoRow, ReminderRow, SftRow, read_all
 from training.runs import Run, Runs, RunState
@@ -146,11 +147,6 @@ def runs_folder(settings: Settings) -> Path:
 def datasets_folder(settings: Settings) -> Path:
     """Where each frozen dataset has its folder."""
     return settings.state / "datasets"
-
-
-def pause_file(settings: Settings) -> Path:
-    """While this file exists no run begins, and none goes a step further."""
-    return settings.state / "training-paused"
 
 
 class Freezer:

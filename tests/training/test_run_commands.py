@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import yaml
 from typer.testing import CliRunner
 
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError, DataError, StoreError
 from core.policy import note_policy
 from core.settings import Settings, load_settings
 from core.store import Store
@@ -22,8 +22,9 @@ from core.tables import audit
 from tests.training.run_parts import pair
 from training.commands.runs import group
 from training.commands.train import group as train_group
-from training.loop import operators_runs, pause_file
+from training.loop import operators_runs
 from training.pairs import save
+from training.pause import pause_file
 from training.runs import Runs, RunState
 
 
@@ -172,6 +173,32 @@ def test_the_loop_is_paused_and_goes_on(settings: Settings) -> None:
     assert pause_file(settings).exists()
     invoke(settings, "resume")
     assert not pause_file(settings).exists()
+
+
+def test_who_paused_the_loop_and_let_it_go_on_is_in_the_audit(settings: Settings) -> None:
+    invoke(settings, "pause", "--as", "ann")
+    invoke(settings, "pause", "--as", "bob")
+    invoke(settings, "resume", "--as", "cleo")
+    invoke(settings, "resume", "--as", "dan")
+    assert [(row["who"], row["before"], row["after"]) for row in asked(settings, "rules")] == [
+        ("ann", "running", "paused"),
+        ("cleo", "paused", "running"),
+    ]
+    assert asked(settings, "verify")["rows"] == 2
+
+
+def test_a_pause_that_the_audit_missed_is_noted_by_the_next_one(settings: Settings) -> None:
+    pause_file(settings).parent.mkdir(parents=True)
+    pause_file(settings).touch()
+    invoke(settings, "pause", "--as", "ann")
+    assert [row["after"] for row in asked(settings, "rules")] == ["paused"]
+
+
+def test_the_loop_stands_still_also_where_the_audit_cannot_be_written(settings: Settings) -> None:
+    Path(settings.database.address.removeprefix("sqlite:///")).mkdir()
+    with pytest.raises(StoreError):
+        invoke(settings, "pause")
+    assert pause_file(settings).exists()
 
 
 def test_a_changed_audit_is_an_error(settings: Settings) -> None:

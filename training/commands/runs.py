@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from training.dataset import RunStage
     from training.lineage import Taught
     from training.loop import Loop
+    from training.pause import LoopState
     from training.runs import Run, Runs, RunState
 
 # Modules that load torch are imported where they are needed: `runs list` takes no second.
@@ -122,28 +123,33 @@ def approve(context: typer.Context, name: Name, operator: Operator = "") -> None
 
 
 @group.command()
-def pause(context: typer.Context) -> None:
+def pause(context: typer.Context, operator: Operator = "") -> None:
     """Stop the loop within seconds: no run begins, and none goes a step further."""
-    from training.loop import pause_file
+    from training.pause import pause_file
 
     file = pause_file(context.obj)
     file.parent.mkdir(parents=True, exist_ok=True)
+    stood = file.exists()
+    # It stands still also where the audit cannot be written.
     file.touch()
     out.print("The loop stands still. `solemate runs resume` lets it go on.")
+    run(_note_pause(context.obj, "paused", operator, moved=not stood))
 
 
 @group.command()
-def resume(context: typer.Context) -> None:
+def resume(context: typer.Context, operator: Operator = "") -> None:
     """Let the loop go on."""
-    from training.loop import pause_file
+    from training.pause import pause_file
 
-    pause_file(context.obj).unlink(missing_ok=True)
+    file = pause_file(context.obj)
+    run(_note_pause(context.obj, "running", operator, moved=file.exists()))
+    file.unlink(missing_ok=True)
     out.print("The loop goes on.")
 
 
 @group.command()
 def rules(context: typer.Context, as_json: Json = False) -> None:
-    """Show who changed which setting about learning when, as each start of solemate found it."""
+    """Show who changed which setting about learning when, as each start found it, and pauses."""
     changes = run(_rules(context.obj))
     print_rows([asdict(one) | {"at": _moment(one.at)} for one in changes], as_json)
 
@@ -316,9 +322,19 @@ async def _decide(settings: Settings, name: str, to: RunState, operator: str) ->
 
 async def _rules(settings: Settings) -> list[Change]:
     from core.policy import policy_changes
+    from training.pause import pauses
 
     async with _runs(settings) as (store, _):
-        return await policy_changes(store)
+        changes = await policy_changes(store) + await pauses(store)
+    return sorted(changes, key=lambda one: one.at)
+
+
+async def _note_pause(settings: Settings, after: LoopState, operator: str, *, moved: bool) -> None:
+    from training.pause import note_pause
+
+    who = operator or getpass.getuser()
+    async with _runs(settings) as (store, _):
+        await note_pause(store, after, moved=moved, who=who, now=time.time())
 
 
 async def _verify(settings: Settings) -> tuple[Any, list[str]]:
