@@ -395,6 +395,7 @@ async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
         await inbox.forget_done(older_than_seconds=7 * 86400)
         await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
         await forget_erased_people(settings, store)
+        await store.wipe()
     except StoreError as exc:
         log.warning("nothing_forgotten", problem=str(exc))
 

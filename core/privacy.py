@@ -85,13 +85,19 @@ class Erased:
 
 
 async def erase(
-    store: Store, user_id: str, *, now: float | None = None, who: str = "the person"
+    store: Store,
+    user_id: str,
+    *,
+    now: float | None = None,
+    who: str = "the person",
+    wipe: bool = True,
 ) -> Erased:
     """Delete all that is kept about a person, and leave a tombstone against repeats of it.
 
     In a conversation with others theirs stays, without the prompts that held the person's words:
     such a turn is never trained on. What is being answered meanwhile has to end first. `who` asked
-    for it, as the audit has it.
+    for it, as the audit has it. Without `wipe` the words stay readable in SQLite's files until the
+    next one who wipes.
     """
     at = time.time() if now is None else now
 
@@ -102,6 +108,8 @@ async def erase(
 
     erased, conversation_ids = await store.run(work)
     await store.forget_rounds(conversation_ids)
+    if wipe:
+        await store.wipe(rewrite=True)
     return erased
 
 

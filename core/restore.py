@@ -80,7 +80,7 @@ async def restore(place: Place, file: Path, *, now: float | None = None) -> Rest
         await asyncio.to_thread(database.load)
         async with Store(database.url, exclusive=False) as store:
             for user_id, moment in erased.items():
-                await erase(store, user_id, now=moment, who="restore")
+                await erase(store, user_id, now=moment, who="restore", wipe=False)
             verified = await audit.verify(store)
         await asyncio.to_thread(database.finish)
         await asyncio.to_thread(_put_state, scratch / STATE, place.state, aside)

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
@@ -67,6 +67,7 @@ from core.tables import (
     turns,
 )
 from core.transactions import ParallelTransactions, Transactions, lock
+from core.wiping import wipe
 
 log = structlog.get_logger()
 # PostgreSQL takes no NUL, and half of a surrogate pair has no UTF-8 form.
@@ -85,6 +86,8 @@ KNOWN_SECONDS = 10.0
 CONNECTIONS = 8
 # A server that has vanished without a word is noticed after so many seconds.
 _SILENCE_SECONDS = 15
+# How long after each other what was deleted is wiped out, while something is in the way.
+_WIPE_AGAIN_SECONDS = (0.5, 1.0, 2.0)
 
 
 class Store:
@@ -200,6 +203,24 @@ class Store:
             )
             self._known = _Known(self._clock(), problem)
             raise StoreError(problem) from exc
+
+    async def wipe(self, *, rewrite: bool = False) -> None:
+        """Leave nothing of what was deleted readable in SQLite's file and its log.
+
+        `rewrite` also takes what a page keeps of rows that once moved. What is in the way for
+        seconds is logged: the log is emptied again every hour.
+        """
+        if not isinstance(self._transactions, Transactions):
+            return
+        work = partial(wipe, rewrite=rewrite)
+        for seconds in _WIPE_AGAIN_SECONDS:
+            if await self._transactions.between(work):
+                return
+            await asyncio.sleep(seconds)
+        if not await self._transactions.between(work):
+            log.warning(
+                "deleted_words_in_log", advice="somebody reads the database; tried again every hour"
+            )
 
     async def check_writing(self) -> None:
         """Raise `StoreError` when nothing can be written, or could not be a moment ago.
@@ -338,6 +359,7 @@ class Store:
             return bool(connection.execute(statement).rowcount)
 
         found = await self.run(work)
+        await self.wipe()
         await self.forget_rounds([conversation_id])
         return found
 

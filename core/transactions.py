@@ -54,6 +54,10 @@ class Transactions:
         result: T = await asyncio.wrap_future(job.result)
         return result
 
+    async def between(self, work: Callable[[sa.Engine], T]) -> T:
+        """What `work` does with the engine while no transaction of ours is under way."""
+        return await asyncio.wrap_future(self._thread.submit(work, self._engine))
+
     def _work_off(self) -> None:
         """Do all that waits by now; whoever was cancelled before is left out."""
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]

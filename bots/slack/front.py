@@ -178,7 +178,7 @@ class Slack:
         found = {one for one, _ in await self.store.conversations_of(user_id, limit=100_000)}
         found |= await self.inbox.conversations_waiting("slack:")
         waiting = [one for name in found for one in await self.inbox.pending(name)]
-        await erase(self.store, user_id)
+        await erase(self.store, user_id, wipe=False)
         for message in waiting:
             if message.user_id == user_id:
                 await lanes.stop(message.conversation_id, message.id)

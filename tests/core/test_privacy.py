@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -287,3 +291,69 @@ async def test_an_export_is_complete_and_has_nothing_of_others(store: Store, inb
     assert [one["correction"] for one in found["ratings"]] == ["", "Better"]
     assert [one["text"] for one in found["waiting"]] == ["Waiting"]
     assert [one["id"] for one in found["pairs"]] == ["p1"]
+
+
+# Nothing of an erased person stays in SQLite's files, while others work with them.
+
+
+def in_files(sqlite_url: str, words: str) -> bool:
+    """Whether the database's file or its log holds these words anywhere."""
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    log = file.with_name(f"{file.name}-wal")
+    return any(words.encode() in each.read_bytes() for each in (file, log) if each.exists())
+
+
+async def test_an_erased_persons_words_leave_the_files_of_a_running_store(sqlite_url: str) -> None:
+    async with Store(sqlite_url) as running:
+        for number in range(20):
+            person, text = (ANN, SECRET) if number % 2 else (BEN, "tan boots")
+            reply = f"r{number}"
+            await running.add_turn(turn(reply, person, "c", text, 1.0 + number), [text.encode()])
+            await running.add_feedback(Feedback(reply, person, Rating.DOWN, correction=text))
+            await add_pair(running, f"p{number}", person, reply, text)
+        assert in_files(sqlite_url, SECRET)
+        async with Store(sqlite_url, exclusive=False) as beside:
+            await erase(beside, ANN)
+        assert not in_files(sqlite_url, SECRET)
+        assert in_files(sqlite_url, "tan boots")
+        await running.add_turn(turn("r", BEN, "c", "more", 99.0))
+        assert not in_files(sqlite_url, SECRET)
+
+
+async def test_words_that_moved_inside_the_file_go_too(sqlite_url: str) -> None:
+    # Albums that grow part a page between them, and SQLite keeps a copy of a row where it stood.
+    dice = random.Random(1)
+    async with Store(sqlite_url) as store:
+        inbox = Inbox(store, owner="test", depth=1000)
+        for number in range(600):
+            which = dice.randrange(100)
+            person, text = (ANN, SECRET) if which % 4 == 0 else (BEN, "tan boots")
+            text += " x" * dice.randrange(100)
+            album = UserMessage(f"m{which}", Platform.TELEGRAM, f"c{which}", person, text)
+            await inbox.join(album, f"part {number}", hold_seconds=1e9)
+        await erase(store, ANN)
+    assert not in_files(sqlite_url, SECRET)
+    assert in_files(sqlite_url, "tan boots")
+
+
+async def test_whoever_reads_meanwhile_delays_the_wiping_only(sqlite_url: str) -> None:
+    async with Store(sqlite_url) as store:
+        await store.add_turn(turn("r1", ANN, "c", SECRET, 1.0))
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT question FROM turns").fetchall()
+            erasing = asyncio.create_task(erase(store, ANN))
+            while not await erased_at(store, ANN):
+                pass
+            # What comes after the first attempt.
+            await erased_at(store, ANN)
+            assert in_files(sqlite_url, SECRET)
+        await erasing
+        assert not in_files(sqlite_url, SECRET)
+
+
+async def test_a_deleted_conversations_words_leave_the_files(sqlite_url: str) -> None:
+    async with Store(sqlite_url) as store:
+        await store.add_turn(turn("r1", ANN, "c", SECRET, 1.0))
+        assert await store.delete_conversation("c")
+        assert not in_files(sqlite_url, SECRET)
