@@ -45,7 +45,7 @@ from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
 from core.vision import Vision
-from core.wording import ask_back, describe_photo, photo_differs, say
+from core.wording import ask_back, describe_photo, photo_differs, quote, say
 
 log = structlog.get_logger()
 
@@ -94,6 +94,7 @@ class _Draft:
     tags: tuple[ImageTag, ...] = ()
     resolved: Resolved = field(default_factory=lambda: Resolved("", ""))
     passages: tuple[Passage, ...] = ()
+    compares: bool = False
     prompt: tuple[ChatMessage, ...] = ()
     sampling: Sampling | None = None
     lead: str = ""
@@ -314,7 +315,7 @@ class Engine:
         resolved = draft.resolved
         query = Query(resolved.query, agreeing, draft.language, resolved.topic)
         found = await self._retriever.search(query)
-        draft.passages = found.passages
+        draft.passages, draft.compares = found.passages, found.compares
         draft.retrieval_seconds = self._clock() - started
         return found
 
@@ -367,8 +368,8 @@ class Engine:
             log.warning("model_failed", error=type(exc).__name__, adapter=draft.adapter)
             span.end(type(exc).__name__)
             draft.asked, draft.failure = draft.adapter, type(exc).__name__
-            quote = "quoted_unsure" if isinstance(exc, AnswerUnsupported) else "quoted"
-            self._quote(draft, quote)
+            unsure = isinstance(exc, AnswerUnsupported)
+            self._quote(draft, "quoted_unsure" if unsure else "quoted")
             yield Replaced(draft.text)
         finally:
             draft.model_seconds = self._clock() - asked
@@ -401,7 +402,10 @@ class Engine:
         draft.text = draft.lead + said + ending
         draft.outcome = Outcome.REFUSED if is_refusal(said) else Outcome.ANSWERED
         if draft.outcome is Outcome.ANSWERED:
-            draft.sources = _sources(used_passages(said, draft.passages))
+            used = used_passages(said, draft.passages)
+            if draft.compares and draft.complete and len(used) < len(draft.passages):
+                raise AnswerUnsupported("The answer is about one of two things to compare.")
+            draft.sources = _sources(used)
 
     async def _pieces(
         self, draft: _Draft, sampling: Sampling, span: Span
@@ -426,14 +430,16 @@ class Engine:
                 yield piece
 
     def _quote(self, draft: _Draft, sentence: str) -> None:
-        """Answer with the best passage word for word, marked as a quote; never trained on."""
-        best = draft.passages[0]
-        quote = say(sentence, draft.language, title=best.title, text=best.text)
-        draft.text = draft.lead + quote
+        """Answer with the best passage word for word, marked as a quote; never trained on.
+
+        Of things that are compared, with the passage of each.
+        """
+        quoted = draft.passages if draft.compares else draft.passages[:1]
+        draft.text = draft.lead + quote(sentence, quoted, draft.language)
         draft.outcome = Outcome.QUOTED
         draft.adapter = ""
         draft.complete = False
-        draft.sources = _sources([best])
+        draft.sources = _sources(quoted)
 
     async def _remember(self, draft: _Draft) -> Reply:
         """Store the turn with everything that took part in it, and return its reply."""

@@ -16,7 +16,11 @@ _GOES_ON = re.compile(
 )
 # Nothing but this says nothing by itself.
 _BARE = re.compile(
-    r"(为什么|为啥|怎么[办洗说做选]?|哪[个种](更?好)?|具体|详细|继续|举个例子)(呢|吗|说说|一点)*"
+    r"(为什么|为啥|哪[个种](更?好)?|具体|详细|继续|举个例子)(呢|吗|说说|一点)*"
+    r"|([要该]|应该|平时)?(怎么|如何|咋)([办洗说做选挑修穿晾]|清[洗洁]|保养|护理|打理|[存收]放|收纳|搭配?)?"
+    r"(比较?好|才好|呢)?"
+    r"|(会|能|可以|容易)?(不会|不能)?(防水|透气|保暖|防滑|耐磨|耐穿|掉色|变形|开胶|磨脚|显高|机洗|水洗|贵|重)"
+    r"(吗|么|不)"
     r"|why|why not|how|how so|which one|when|where|really|tell me more|go on",
     re.IGNORECASE,
 )
@@ -132,12 +136,14 @@ def _is_new(tags: tuple[ImageTag, ...], turns: Sequence[Turn]) -> bool:
 def _topic(turns: Sequence[Turn]) -> str:
     """What the conversation was about last: the newest turn's best source, passage or question.
 
-    What was found for a refused question was not about it.
+    What was found for a refused question was not about it, and what was offered for a follow-up is
+    not what it went on from.
     """
     for turn in reversed(turns):
         if turn.reply.sources:
             return turn.reply.sources[0].title
-        if turn.passages and turn.reply.outcome is not Outcome.REFUSED:
+        offered = turn.reply.outcome is Outcome.CLARIFY and turn.query != turn.question
+        if turn.passages and turn.reply.outcome is not Outcome.REFUSED and not offered:
             return turn.passages[0].title
     return turns[-1].question
 

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+# What rounding takes from a sum of terms' worths.
+_ALL_BUT = 1e-3
 Integers = NDArray[np.int32]
 
 
@@ -35,13 +37,15 @@ class Match:
     `scores` is BM25, 0 where no term is shared; `covered` the summed worth (weight times inverse
     document frequency) of the question's terms that occur; `ideal` the worth of all its terms.
     `central` is 1 where the question holds the commonest word of the passages, 0 where no word of
-    theirs: how much it is about what they are about.
+    theirs: how much it is about what they are about. `holding` is how many passages hold
+    all of its terms.
     """
 
     scores: Floats
     covered: Floats
     ideal: float
     central: float
+    holding: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class LexicalIndex:
         covered = np.bincount(rows, worth, len(self)).astype(np.float32)
         ideal = float(worths.sum()) + unknown * float(_idf(len(self), 0))
         central = float(self._shares[terms].max(initial=0.0))
-        return Match(scores, covered, ideal, central)
+        holding = int(np.count_nonzero(covered > ideal - _ALL_BUT)) if ideal else 0
+        return Match(scores, covered, ideal, central, holding)
 
     def with_passages(self, passages: Sequence[Mapping[str, float]]) -> LexicalIndex:
         """This index and, in the rows after its last, `passages` (term -> count)."""

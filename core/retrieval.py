@@ -18,6 +18,7 @@ from core.knowledge import Chunk
 from core.language import language_of
 from core.lexical import Match
 from core.messages import ImageTag, Language, Passage
+from core.naming import compared, goes_over, is_called
 from core.quantities import Quantity, holds, quantities
 from core.tags import COLOUR
 from core.terms import Analyzer, subject_of, subject_words
@@ -41,6 +42,11 @@ _WORTH_READING = 0.03
 # A follow-up's own words have to be worth so much for their absence to say something: 多少钱 and
 # "cost" are worth 2.4 and 3.4, "when she is five" 1.
 _TELLING = 2.0
+# A passage says what is asked that has so much of its words.
+_MOSTLY = 0.6
+# Where more passages than this, and than this share of all, hold all that a question says, it
+# singles out none: 鞋, "size", "shoes".
+_MANY, _SHARE = 10, 0.025
 
 
 class Relevance(StrEnum):
@@ -66,10 +72,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Passages, best first: those worth reading (ANSWER), to offer (CLARIFY), none (REFUSE)."""
+    """Passages, best first: those worth reading (ANSWER), to offer (CLARIFY), none (REFUSE).
+
+    Where the question compares things, the passages are on them and `compares` is true.
+    """
 
     relevance: Relevance
     passages: tuple[Passage, ...] = ()
+    compares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,16 @@ class Retriever:
         ranking = await self.rank(query)
         if ranking.relevance is Relevance.REFUSE:
             return Retrieved(ranking.relevance)
+        if both := compared(query.text, [hit.chunk.title for hit in ranking.hits]):
+            passages = tuple(ranking.hits[place].passage for place in both)
+            return Retrieved(Relevance.ANSWER, passages, compares=True)
+        relevance, best = self._chosen(query, ranking)
+        if relevance is Relevance.REFUSE:
+            return Retrieved(relevance)
+        return Retrieved(relevance, tuple(hit.passage for hit in best))
+
+    def _chosen(self, query: Query, ranking: Ranking) -> tuple[Relevance, tuple[Hit, ...]]:
+        """The hits to answer with or to offer, and which of both."""
         relevance, best = ranking.relevance, ranking.hits[: self._options.top_k]
         topic = subject_words(query.topic)
         if relevance is Relevance.ANSWER:
@@ -173,11 +193,35 @@ class Retriever:
         # What goes on from a topic, and is not surely about another, is about that topic.
         elif on_topic := [hit for hit in best if topic and subject_words(hit.chunk.title) == topic]:
             relevance, best = Relevance.ANSWER, tuple(on_topic[:1])
-        if topic and subject_words(best[0].chunk.title) == topic:
-            analyzer = self._snapshot.index.recipe.analyzer
-            if _says_nothing_of(analyzer, query.text.removeprefix(query.topic), best):
-                return Retrieved(Relevance.REFUSE)
-        return Retrieved(relevance, tuple(hit.passage for hit in best))
+        if not topic or subject_words(best[0].chunk.title) != topic:
+            return relevance, best
+        text = query.text.removeprefix(query.topic)
+        said = [self._said(text, hit) for hit in best]
+        if max(said) >= _MOSTLY:
+            # What the others add is read before the topic's passage, if that lacks it.
+            order = sorted(range(len(best)), key=lambda place: said[place] < _MOSTLY)
+            return relevance, tuple(best[place] for place in order)
+        # What was asked of suede is asked of canvas now: an entry may be called that.
+        listed = ranking.hits if goes_over(text) else ()
+        others = [hit for hit in listed if is_called(hit.chunk.title, text)]
+        others = others[: self._options.top_k]
+        if not others:
+            return (relevance, best) if any(said) else (Relevance.REFUSE, ())
+        sure = confidence([hit.probability for hit in others])
+        answers = sure >= self._snapshot.calibration.answer_from
+        return Relevance.ANSWER if answers else Relevance.CLARIFY, tuple(others)
+
+    def _said(self, text: str, hit: Hit) -> float:
+        """The share of a follow-up's own terms, by weight, that a hit has.
+
+        1 where their absence would say nothing: they are too few, or in another language.
+        """
+        analyzer, chunk = self._snapshot.index.recipe.analyzer, hit.chunk
+        terms = analyzer.question(subject_of(text))
+        if chunk.lang != language_of(text) or (total := sum(terms.values())) < _TELLING:
+            return 1.0
+        held = analyzer.passage(chunk.title, chunk.text, chunk.keywords)
+        return sum(terms[term] for term in terms.keys() & held) / total
 
     async def rank(self, query: Query) -> Ranking:
         """All candidates, whatever they are worth: for listings and for measuring."""
@@ -194,7 +238,7 @@ class Retriever:
         query = replace(query, text=subject_of(query.text))
         # Only a reranker brings up what is never listed otherwise; one candidate may be hidden.
         most = _LISTED + 1 if self._reranker is None else len(snapshot.index)
-        asked = quantities(query.text)
+        asked = _figures_asked_for(query)
         found = [
             one
             for one in _candidates(snapshot.index, query, options, most)
@@ -205,7 +249,10 @@ class Retriever:
             found = _reranked(found, query, self._reranker)
         hits = tuple(_hits(found[:_LISTED], snapshot.calibration))
         sure = confidence([hit.probability for hit in hits[: options.top_k]])
-        return Ranking(hits, sure, self._relevance(sure, snapshot.calibration))
+        relevance = self._relevance(sure, snapshot.calibration)
+        if relevance is Relevance.ANSWER and found[0].common and not hits[0].named:
+            relevance = Relevance.CLARIFY
+        return Ranking(hits, sure, relevance)
 
     def _relevance(self, sure: float, calibration: Calibration) -> Relevance:
         if sure < max(calibration.clarify_from, self._options.min_relevance) or sure == 0:
@@ -223,6 +270,7 @@ class _Candidate:
     coverage: float
     cosine: float
     central: float
+    common: bool
     named: bool = False
     reranked: float | None = None
 
@@ -244,21 +292,6 @@ def _worth_reading(best: tuple[Hit, ...]) -> tuple[Hit, ...]:
     return kept[:1] if kept[0].named else kept
 
 
-def _says_nothing_of(analyzer: Analyzer, text: str, hits: Sequence[Hit]) -> bool:
-    """Whether none of the passages has a word of a follow-up: what it asks, they do not say.
-
-    The last topic is found whatever is asked about it. Of passages in another language nothing is
-    known: they share no words anyway.
-    """
-    asked = analyzer.question(subject_of(text))
-    chunks = [hit.chunk for hit in hits]
-    foreign = any(one.lang != language_of(text) for one in chunks)
-    if foreign or sum(asked.values()) < _TELLING:
-        return False
-    said = (analyzer.passage(one.title, one.text, one.keywords) for one in chunks)
-    return not any(asked.keys() & terms for terms in said)
-
-
 def _candidates(
     index: Index, query: Query, options: RetrievalOptions, most: int
 ) -> list[_Candidate]:
@@ -272,6 +305,16 @@ def _candidates(
     language = query.language or language_of(query.text) or "en"
     found = _one_per_entry(index, rows, fused, cosines, match, language, most)
     return _named_first(found, query.text)
+
+
+def _figures_asked_for(query: Query) -> set[Quantity]:
+    """The question's figures; a follow-up's own ones have the topic's units: 26 cm, and 27?"""
+    before = quantities(query.topic)
+    own = quantities(query.text.removeprefix(query.topic)) if query.topic else set()
+    units = {unit for _, unit in before}
+    return {
+        (value, one) for value, unit in own for one in ({unit} if unit else units or {unit})
+    } or quantities(query.text)
 
 
 def _is_of_another_figure(chunk: Chunk, asked: set[Quantity]) -> bool:
@@ -361,6 +404,7 @@ def _one_per_entry(
                 float(match.covered[row]) / ideal,
                 float(cosines[place]),
                 match.central,
+                match.holding > max(_MANY, _SHARE * len(index)),
             )
         elif known.chunk.lang != language and chunk.lang == language:
             known.chunk = chunk
@@ -372,11 +416,18 @@ def _one_per_entry(
 
 
 def _named_first(found: list[_Candidate], text: str) -> list[_Candidate]:
-    """Put the entry first that the question names by its whole title, and nothing else."""
-    named = subject_words(text)
-    for one in found[:_LISTED]:
-        if named and subject_words(one.chunk.title) == named:
-            one.score, one.named = found[0].score * _NAMED, True
+    """Put the entry first that the question names by its whole title, and nothing else.
+
+    Where no title is that, a keyword that only one entry has names it as well.
+    """
+    name = subject_words(text)
+    listed = found[:_LISTED] if name else []
+    named = [one for one in listed if subject_words(one.chunk.title) == name]
+    if not named:
+        called = [one for one in listed if name in map(subject_words, one.chunk.keywords)]
+        named = called if len(called) == 1 and not called[0].common else []
+    for one in named:
+        one.score, one.named = found[0].score * _NAMED, True
     return sorted(found, key=lambda one: -one.score)
 
 

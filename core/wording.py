@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.errors import SolemateError
-from core.messages import ImageTag, Language
+from core.messages import ImageTag, Language, Passage
 
 SENTENCES: dict[str, dict[Language, str]] = {
     # The expert speaks.
@@ -23,17 +23,21 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "something else about shoes.",
     },
     "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
+    "clarify_one": {"zh": "你想问的是{choices}吗？", "en": "Do you mean {choices}?"},
     "or": {"zh": "，还是", "en": ", or "},
     "listed": {"zh": "、", "en": ", "},
     "quoted": {
-        "zh": "我现在没法组织回答，先引用资料《{title}》的原文：\n\n“{text}”",
-        "en": "I cannot compose an answer right now, so here is my source “{title}”, word for "
-        "word:\n\n“{text}”",
+        "zh": "我现在没法组织回答，先引用{sources}的原文：\n\n{texts}",
+        "en": "I cannot compose an answer right now, so here {sources}, word for word:\n\n{texts}",
     },
     "quoted_unsure": {
-        "zh": "为了不说错，我直接引用资料《{title}》的原文：\n\n“{text}”",
-        "en": "To be sure not to get it wrong, here is my source “{title}”, word for word:"
-        "\n\n“{text}”",
+        "zh": "为了不说错，我直接引用{sources}的原文：\n\n{texts}",
+        "en": "To be sure not to get it wrong, here {sources}, word for word:\n\n{texts}",
+    },
+    "source_of": {"zh": "资料《{title}》", "en": "is my source “{title}”"},
+    "sources_of": {
+        "zh": "资料《{title}》和《{other}》",
+        "en": "are my sources “{title}” and “{other}”",
     },
     "other_language": {
         "zh": "我会中文和英文，请用其中一种问我。 / "
@@ -466,13 +470,22 @@ def apology(error: SolemateError, language: Language) -> str:
     return say(error.code, language, **error.values)
 
 
+def quote(sentence: str, passages: Sequence[Passage], language: Language) -> str:
+    """One or two passages word for word, after the sentence that says why."""
+    first, last = passages[0], passages[-1]
+    key = "source_of" if first is last else "sources_of"
+    named = say(key, language, title=first.title, other=last.title)
+    texts = "\n\n".join(f"“{passage.text}”" for passage in passages)
+    return say(sentence, language, sources=named, texts=texts)
+
+
 def ask_back(choices: Sequence[str], language: Language) -> str:
     """ "Did you mean A, B, or C?"."""
     *most, last = choices
     listed = say("or", language).join(
         part for part in (say("listed", language).join(most), last) if part
     )
-    return say("clarify", language, choices=listed)
+    return say("clarify" if most else "clarify_one", language, choices=listed)
 
 
 def describe_photo(tags: Sequence[ImageTag], language: Language, colours_only: bool) -> str:

@@ -180,6 +180,32 @@ async def test_a_failing_model_leads_to_a_quote_that_is_never_trained_on(
     assert not reply.complete
 
 
+COMPARED = "一字拖和固特异工艺有什么区别"
+BOTH = "一字拖适合泳池边穿，不适合跑步。固特异工艺可以多次换底。"
+
+
+async def test_of_two_things_to_compare_both_are_said(store: Store) -> None:
+    expert = desk(store, BOTH)
+    reply = await expert.say(COMPARED)
+    assert (reply.outcome, reply.text) == (Outcome.ANSWERED, BOTH)
+    assert sorted(source.id for source in reply.sources) == ["slides", "welt"]
+
+
+@pytest.mark.parametrize("fault", ["一字拖适合泳池边穿，不适合跑步。", ModelUnavailable("Away.")])
+async def test_of_two_things_to_compare_both_are_quoted(
+    store: Store, fault: str | Exception
+) -> None:
+    expert = desk(store, fault)
+    events = await expert.events(COMPARED)
+    reply = events[-1].reply  # type: ignore[union-attr]
+    assert reply.outcome is Outcome.QUOTED
+    for title, text in (("一字拖", SLIDES), ("固特异工艺", "可以多次换底。”")):
+        assert f"《{title}》" in reply.text
+        assert text in reply.text
+    assert sorted(source.id for source in reply.sources) == ["slides", "welt"]
+    assert any(isinstance(event, Replaced) and event.text == reply.text for event in events)
+
+
 async def test_an_adapter_that_the_server_lost_gives_way_to_the_base_model(store: Store) -> None:
     expert = desk(store, ModelMissing("There is none."), "一字拖适合泳池边穿，不适合跑步。")
     reply = await expert.say("一字拖适合什么时候穿？")

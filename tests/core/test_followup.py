@@ -34,6 +34,7 @@ def turn(
 FOLLOW_UPS = (
     """
 那它防水吗|它防水吗？|那双呢|这双能下水吗|这双鞋适合跑马拉松吗|帆布的呢？|那女款呢|怎么洗？|为什么
+怎么保养？|要怎么搭配|防水吗|会掉色吗|能机洗吗|怎么选比较好
 那种鞋底耐磨吗|这款适合跑步吗|还有别的颜色吗|那冬天能穿吗|刚才说的那种鞋贵吗|它们有什么区别
 what about suede?|How do I clean them?|Is it waterproof?|Can I wash it in the machine?
 and in winter?|Does it stretch?|Are they good for running?|Why?|Do these come in wide sizes?
@@ -53,6 +54,8 @@ def test_a_follow_up_points_back(text: str) -> None:
     "text",
     [
         "那种没带子的皮鞋叫什么",
+        "麂皮怎么保养",
+        "白色的会掉色吗",
         "Is it safe to wash canvas shoes?",
         "My boots are wet, can I dry them on the heater?",
         "Who owns Converse these days?",
@@ -132,6 +135,14 @@ def test_a_question_that_stands_alone_leaves_topic_and_photo_behind() -> None:
 def test_the_topic_is_never_what_a_refused_question_found() -> None:
     turns = (turn(source="切尔西靴"), turn("鞋价", outcome=Outcome.REFUSED, passage="鞋盒"))
     assert resolve("它防水吗", turns, ()).query == "切尔西靴 它防水吗"
+
+
+def test_what_was_offered_for_a_follow_up_is_not_the_topic() -> None:
+    offered = turn("那防水的呢", outcome=Outcome.CLARIFY, passage="防水喷雾")
+    turns = (turn(source="切尔西靴"), replace(offered, query="切尔西靴 那防水的呢"))
+    assert resolve("它怎么洗", turns, ()).topic == "切尔西靴"
+    asked = turn("防水", outcome=Outcome.CLARIFY, passage="防水喷雾")
+    assert resolve("它怎么洗", (turn(source="切尔西靴"), asked), ()).topic == "防水喷雾"
 
 
 def test_yes_repeats_the_last_question() -> None:

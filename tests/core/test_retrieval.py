@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core.calibration import DEFAULT_LEXICAL as DEFAULT
+from core.calibration import Calibration
 from core.embedding import Embedder
 from core.index import Index, Recipe
 from core.knowledge import Chunk
@@ -122,6 +123,78 @@ async def test_an_entry_on_one_figure_is_not_found_for_another(
     sizes = [chunk(f"{n}", f"脚长 {n} cm 的鞋码", f"对应国标 {n}0，旧鞋码大约。") for n in (26, 27)]
     ranking = await retriever(analyzer, sizes).rank(Query(text))
     assert sorted(hit.chunk.id for hit in ranking.hits) == found
+
+
+async def test_the_figure_of_a_follow_up_replaces_the_topics(analyzer: Analyzer) -> None:
+    sizes = [chunk(f"{n}", f"脚长 {n} cm 的鞋码", f"对应国标 {n}0，旧鞋码大约。") for n in (26, 27)]
+    topic = "脚长 26 cm 的鞋码"
+    for text, found in (("那 27 呢", ["27"]), ("那 29 呢", []), ("那 26 公分呢", ["26"])):
+        ranking = await retriever(analyzer, sizes).rank(Query(f"{topic} {text}", topic=topic))
+        assert [hit.chunk.id for hit in ranking.hits] == found
+
+
+ALWAYS = replace(DEFAULT, answer_from=0.0, clarify_from=0.0)
+NEVER_SURE = replace(DEFAULT, answer_from=2.0, clarify_from=0.0)
+
+
+def judging(calibration: Calibration, chunks: Sequence[Chunk], top_k: int = 3) -> Retriever:
+    index = Index.of(Recipe(Analyzer(), None, "cpu"), chunks)
+    return Retriever(Snapshot(index, calibration), replace(OPTIONS, top_k=top_k))
+
+
+async def test_what_is_compared_is_given_both_and_nothing_else() -> None:
+    chunks = [*ALL, chunk("nubuck", "磨砂皮", "磨砂皮比麂皮结实。")]
+    got = await judging(NEVER_SURE, chunks).search(Query("麂皮和磨砂皮有什么区别"))
+    assert (got.relevance, got.compares) == (Relevance.ANSWER, True)
+    assert sorted(one.id for one in got.passages) == ["nubuck", "suede"]
+    got = await judging(NEVER_SURE, chunks).search(Query("麂皮比磨砂皮结实吗"))
+    assert (got.relevance, got.compares) == (Relevance.CLARIFY, False)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "text", "relevance", "found"),
+    [
+        (NEVER_SURE, "那鞋带呢", Relevance.CLARIFY, ["laces"]),
+        (ALWAYS, "那鞋带呢", Relevance.ANSWER, ["laces"]),
+        (ALWAYS, "那它的鞋带贵吗", Relevance.REFUSE, []),
+        (ALWAYS, "那软毛刷呢", Relevance.ANSWER, ["suede"]),
+    ],
+)
+async def test_a_follow_up_goes_over_to_the_entry_that_it_names(
+    calibration: Calibration, text: str, relevance: Relevance, found: list[str]
+) -> None:
+    searched = judging(calibration, ALL, top_k=1)
+    got = await searched.search(Query(f"麂皮 {text}", topic="麂皮"))
+    assert (got.relevance, [one.id for one in got.passages]) == (relevance, found)
+
+
+async def test_what_says_what_a_follow_up_asks_comes_before_the_topics_own_passage() -> None:
+    chunks = [SUEDE, chunk("rain", "雨天穿鞋", "少穿浅色鞋。"), BLUE]
+    for text, order in (("那雨天", ["rain", "suede"]), ("那软毛刷", ["suede"])):
+        got = await judging(ALWAYS, chunks).search(Query(f"麂皮 {text}", topic="麂皮"))
+        assert [one.id for one in got.passages] == order
+
+
+async def test_a_word_that_stands_everywhere_singles_nothing_out() -> None:
+    laces = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
+    assert (await judging(ALWAYS, laces).search(Query("鞋带？"))).relevance is Relevance.CLARIFY
+    assert (await judging(ALWAYS, laces[:10]).search(Query("鞋带？"))).relevance is Relevance.ANSWER
+    named = [*laces, chunk("lace", "鞋带", "一根绳子。")]
+    got = await judging(ALWAYS, named).search(Query("鞋带？"))
+    assert (got.relevance, [one.id for one in got.passages]) == (Relevance.ANSWER, ["lace"])
+
+
+async def test_a_keyword_that_only_one_entry_has_names_it() -> None:
+    welt = replace(chunk("welt", "固特异沿条", "一圈皮条，工艺复杂。"), keywords=("固特异",))
+    resole = chunk("resole", "固特异鞋换底", "固特异鞋可以换底，固特异鞋很耐穿。")
+    ranking = await judging(ALWAYS, [welt, resole]).rank(Query("固特异是什么"))
+    assert [(hit.chunk.id, hit.named) for hit in ranking.hits] == [
+        ("welt", True),
+        ("resole", False),
+    ]
+    both = [welt, replace(resole, keywords=("固特异",))]
+    ranking = await judging(ALWAYS, both).rank(Query("固特异是什么"))
+    assert not any(hit.named for hit in ranking.hits)
 
 
 @pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])

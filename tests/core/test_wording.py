@@ -103,7 +103,8 @@ def test_who_may_read_neither_language_best_is_told_in_both(key: str, language: 
 
 
 def test_choices_are_listed_as_people_say_them() -> None:
-    assert ask_back(["A"], "zh") == "你想问的是哪一个：A？"
+    assert ask_back(["A"], "zh") == "你想问的是A吗？"
+    assert ask_back(["A"], "en") == "Do you mean A?"
     assert ask_back(["A", "B", "C"], "zh") == "你想问的是哪一个：A、B，还是C？"
     assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: A, B, or C?"
 
