@@ -52,9 +52,9 @@ log = structlog.get_logger()
 Rewrite = Literal["carry", "model", "off"]
 
 MAX_PHOTOS = 4
-# Control characters but tab and line feed, and halves of surrogate pairs: no database and no model
-# server takes them all.
-_UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# A terminal's colours, control characters but tab and line feed, and halves of surrogate pairs: no
+# database and no model server takes them all.
+_UNWRITABLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _REWRITE: dict[Language, str] = {
     "zh": "把最后一个问题改写成不看上文也能懂的一句话，只输出改写后的问题。",
     "en": "Rewrite the last question so that it can be understood alone. Output the question only.",

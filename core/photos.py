@@ -61,6 +61,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII | re.IGNORECASE)
 # What Pillow's decoders raise on damaged bytes, beside OSError (of which "truncated" is one).
 _DAMAGED = (
@@ -115,6 +116,12 @@ def decode_base64(text: str, limits: PhotoLimits) -> bytes:
 
     Raises `ImageRejected` (400) for anything but strict base64, (413) for more than `max_bytes`.
     """
+    if _ADDRESS.match(text):
+        raise ImageRejected(
+            "The photo is an address; send its bytes as base64 or as a data: URL.",
+            code="photo_address",
+            status=400,
+        )
     url = _DATA_URL.match(text)
     encoded = text[url.end() :] if url else text
     if len(encoded) > 4 * -(-limits.max_bytes // 3):

@@ -22,6 +22,7 @@ from pydantic import (
 
 from core.errors import ConfigError
 from core.logs import blank_tokens
+from core.spelling import Spelled, requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV_PREFIX = "SOLEMATE__"
@@ -58,15 +59,29 @@ class Web(_Section):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+Address = Spelled(r"https?://.*", "an address that begins with http:// or https://")
+AddressOrNone = Spelled(rf"({Address.pattern})?", f"empty or {Address.words}")
+Addresses = Spelled(
+    r"https?://[^\s,]+(\s*,\s*https?://[^\s,]+)*",
+    f"{Address.words}, or several with commas between them",
+)
+DatabaseAddress = Spelled(
+    r"(sqlite:///|postgresql\+psycopg://).*",
+    "sqlite:/// and a file, or postgresql+psycopg:// and user@host/name",
+)
+RedisAddress = Spelled(
+    r"(rediss?://([^:@/]+@)?[^@]+)?",
+    "empty or redis://host:port/number, without a password (which belongs in REDIS_PASSWORD)",
+)
 # Lax, because a variable's list of ids arrives as a list of texts.
 ChatId = Annotated[int, Field(strict=False)]
 
 
 class Telegram(_Section):
     mode: Literal["polling", "webhook"]
-    webhook_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
-    base_file_url: Annotated[str, Field(pattern=r"^https?://")]
+    webhook_url: Annotated[str, AddressOrNone]
+    base_url: Annotated[str, Address]
+    base_file_url: Annotated[str, Address]
     allowed_users: list[ChatId]
     allowed_chats: list[ChatId]
     operators: list[ChatId]
@@ -74,14 +89,14 @@ class Telegram(_Section):
 
 class Slack(_Section):
     mode: Literal["socket", "http"]
-    base_url: Annotated[str, Field(pattern=r"^https?://.*/$")]
+    base_url: Annotated[str, Spelled(r"https?://.*/", f"{Address.words}, and ends with /")]
     allowed_teams: list[str]
     allowed_channels: list[str]
     operators: list[str]
 
 
 class Model(_Section):
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s,]+(\s*,\s*https?://[^\s,]+)*$")]
+    base_url: Annotated[str, Addresses]
     base_model: Annotated[str, Field(min_length=1)]
     max_tokens: Count
     temperature: Annotated[float, Field(ge=0, le=2)]
@@ -139,7 +154,7 @@ class Limits(_Section):
 
 
 class Database(_Section):
-    url: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://)")]
+    url: Annotated[str, DatabaseAddress]
     folder: Annotated[str, Field(min_length=1)]
 
     @property
@@ -151,7 +166,7 @@ class Database(_Section):
 
 class Redis(_Section):
     # A password in a file that people copy around would be no secret.
-    url: Annotated[str, Field(pattern=r"^(rediss?://([^:@/]+@)?[^@]+)?$")]
+    url: Annotated[str, RedisAddress]
 
 
 class Duels(_Section):
@@ -167,7 +182,7 @@ class Feedback(_Section):
     quarantine_hours: Annotated[float, Field(ge=0)]
     regenerate: Annotated[int, Field(ge=0, le=16)]
     judge_model: str
-    judge_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
+    judge_url: Annotated[str, AddressOrNone]
     tell_people: bool
     duels: Duels
 
@@ -196,7 +211,7 @@ class Training(_Section):
     recipe: Annotated[str, Field(min_length=1)]
     python: str
     launcher: Literal["local", "ray"]
-    ray_address: Annotated[str, Field(pattern=r"^https?://")]
+    ray_address: Annotated[str, Address]
     ray_gpus: Annotated[int, Field(ge=0)]
     nice: Annotated[int, Field(ge=0, le=19)]
     timeout_minutes: Positive
@@ -224,7 +239,7 @@ class Privacy(_Section):
 
 
 class Tracing(_Section):
-    endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")]
+    endpoint: Annotated[str, AddressOrNone]
     share: Share
 
 
@@ -444,11 +459,8 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 def _allowed(error: Any, annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "allowed are " + ", ".join(repr(choice) for choice in get_args(annotation))
-    if error["type"] == "string_pattern_mismatch":
-        return f"it must match {error['ctx']['pattern']}"
     if error["type"] == "model_type":
         return "it must be a table of settings"
     if annotation is bool:
         return "allowed are true and false"
-    message: str = error["msg"]
-    return message[0].lower() + message[1:]
+    return f"it must {requirement(error)}"

@@ -361,8 +361,8 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "missing_field": {"zh": "缺少字段 {name}。", "en": "The field {name} is missing."},
     "invalid_field": {
-        "zh": "字段 {name} 的值不对：{allowed}。",
-        "en": "The field {name} {allowed}.",
+        "zh": "字段 {name} 的值不对，要求是：{allowed}。",
+        "en": "The field {name} must {allowed}.",
     },
     "origin": {
         "zh": "这个网站（{origin}）的页面不能调用这里；请把它加进 allowed_origins。",
@@ -377,8 +377,8 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "The last message must be the user's question.",
     },
     "photo_address": {
-        "zh": "照片请用 data: 网址发送，我不会去别处下载。",
-        "en": "Please send photos as data: URLs; I do not fetch addresses.",
+        "zh": "照片请用 base64 或 data: 网址发送，我不会去别处下载。",
+        "en": "Please send photos as base64 or data: URLs; I do not fetch addresses.",
     },
     # The page.
     "page_title": {"zh": "Solemate 鞋类专家", "en": "Solemate, the shoe expert"},

@@ -66,12 +66,15 @@ from core.messages import (
 )
 from core.notices import Lesson
 from core.photos import decode_base64
+from core.spelling import Spelled
 
 # Four characters shorter than the store's keys, which begin with "api:".
-SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
-MessageId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
-InPathSession = Annotated[str, InPath(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
-InPathMessage = Annotated[str, InPath(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+_SESSION = Spelled(r"[A-Za-z0-9_-]{1,60}", "1 to 60 letters, digits, '_' or '-'")
+_MESSAGE = Spelled(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, '.', '_', ':' or '-'")
+SessionId = Annotated[str, _SESSION]
+MessageId = Annotated[str, _MESSAGE]
+InPathSession = Annotated[str, InPath(), _SESSION]
+InPathMessage = Annotated[str, InPath(), _MESSAGE]
 
 # A request's text and its JSON come on top of two photos in base64.
 # How far back "today" goes in the figures.

@@ -27,6 +27,7 @@ from bots.metrics import Metrics
 from core.errors import Busy, SolemateError
 from core.language import language_of
 from core.messages import Language
+from core.spelling import requirement
 from core.wording import apology
 
 log = structlog.get_logger()
@@ -319,6 +320,4 @@ def _wrong_body(exc: RequestValidationError) -> Refused:
     code = {"extra_forbidden": "unknown_field", "missing": "missing_field"}.get(error["type"])
     if code:
         return Refused(422, code, field, name=repr(field))
-    # pydantic says "Input should be …", "String should have …".
-    _, _, allowed = str(error["msg"]).partition(" ")
-    return Refused(422, "invalid_field", field, name=repr(field), allowed=allowed)
+    return Refused(422, "invalid_field", field, name=repr(field), allowed=requirement(error))

@@ -436,7 +436,7 @@ async def test_forged_fences_in_a_question_stay_text(store: Store) -> None:
 
 async def test_what_cannot_be_written_is_left_out_of_a_message(store: Store) -> None:
     expert = desk(store, "帆布鞋用 30 度的温水手洗。")
-    reply = await expert.say("帆布鞋\x00怎么\ud800洗\x1b？")
+    reply = await expert.say("\x1b[1;31m帆布鞋\x00怎么\ud800洗\x1b？\x1b[0m")
     assert (await store.turn(reply.id)).question == "帆布鞋怎么洗？"
 
 

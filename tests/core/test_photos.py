@@ -265,12 +265,19 @@ def test_base64_and_data_urls_are_decoded() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "%%%", "cGhvdG8", "cGh vdG8=", "照片", "data:image/png,abc", "https://example.org/a.jpg"],
+    ["", "%%%", "cGhvdG8", "cGh vdG8=", "照片", "data:image/png,abc"],
 )
 def test_anything_but_strict_base64_is_refused(text: str) -> None:
     with pytest.raises(ImageRejected) as caught:
         decode_base64(text, LIMITS)
     assert (caught.value.code, caught.value.status) == ("photo_broken", 400)
+
+
+@pytest.mark.parametrize("text", ["https://example.org/a.jpg", " HTTP://x/y", "file:///etc/passwd"])
+def test_an_address_is_called_one_and_not_a_damaged_photo(text: str) -> None:
+    with pytest.raises(ImageRejected) as caught:
+        decode_base64(text, LIMITS)
+    assert (caught.value.code, caught.value.status) == ("photo_address", 400)
 
 
 def test_base64_beyond_the_limit_is_refused_before_it_is_decoded() -> None:

@@ -64,12 +64,12 @@ def test_a_variable_without_a_key_is_a_problem() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("WEB__PORT", "abc", "The setting 'web.port' is 'abc': input should be a valid integer."),
-        ("WEB__PORT", "70000", "'web.port' is 70000: input should be less than or equal to 65535"),
+        ("WEB__PORT", "abc", "The setting 'web.port' is 'abc': it must be a whole number."),
+        ("WEB__PORT", "70000", "'web.port' is 70000: it must be at most 65535"),
         ("MODEL__EMBEDDED", "maybe", "'model.embedded' is 'maybe': allowed are true and false."),
         ("RETRIEVAL__FUSION", "rff", "'rff': allowed are 'weighted', 'rrf'."),
-        ("MODEL__DEADLINE_SECONDS", "inf", "is inf: input should be a finite number."),
-        ("WEB__ALLOWED_ORIGINS", "[oops", "'[oops': input should be a valid list."),
+        ("MODEL__DEADLINE_SECONDS", "inf", "is inf: it must be a finite number."),
+        ("WEB__ALLOWED_ORIGINS", "[oops", "'[oops': it must be a list."),
     ],
 )
 def test_a_wrong_value_names_key_value_and_what_is_allowed(
@@ -82,8 +82,8 @@ def test_a_wrong_value_names_key_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("[web]\nport = true", "'web.port' is True: input should be a valid integer."),
-        ('[web]\nport = "8080"', "'web.port' is '8080': input should be a valid integer."),
+        ("[web]\nport = true", "'web.port' is True: it must be a whole number."),
+        ('[web]\nport = "8080"', "'web.port' is '8080': it must be a whole number."),
         ('[model]\nembedded = "no"', "allowed are true and false."),
         ("web = 3", "The setting 'web' is 3: it must be a table of settings."),
     ],
