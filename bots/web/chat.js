@@ -67,6 +67,17 @@
     { capture: true },
   );
 
+  // What unfolds is shown, and not behind the composer.
+  document.addEventListener(
+    "toggle",
+    ({ target }) => {
+      if (!target.open || !target.matches?.("details.sources")) return;
+      if (atEnd) toEnd();
+      else target.scrollIntoView({ block: "nearest" });
+    },
+    { capture: true },
+  );
+
   const onMutation = (records) => {
     const asked = records.some(({ addedNodes }) =>
       [...addedNodes].some((node) => node.classList?.contains("question")),

@@ -355,6 +355,14 @@ def test_an_answer_grows_and_its_sources_unfold(visitor: Visitor) -> None:
     expect(source).to_contain_text("written for this project")
 
 
+def test_what_unfolds_at_the_end_of_the_thread_comes_into_view(visit: Visit) -> None:
+    visitor = visit()
+    visitor.page.set_viewport_size({"width": 900, "height": 420})
+    visitor.ask("帆布鞋怎么洗？")
+    visitor.page.locator("summary").click()
+    expect(visitor.page.locator(".sources li")).to_be_in_viewport(ratio=1)
+
+
 def test_a_follow_up_belongs_to_the_same_conversation(visit: Visit) -> None:
     visitor = visit()
     visitor.ask("帆布鞋怎么洗？")
