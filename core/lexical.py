@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-# What rounding takes from a sum of terms' worths.
-_ALL_BUT = 1e-3
 Integers = NDArray[np.int32]
 
 
@@ -37,15 +35,13 @@ class Match:
     `scores` is BM25, 0 where no term is shared; `covered` the summed worth (weight times inverse
     document frequency) of the question's terms that occur; `ideal` the worth of all its terms.
     `central` is 1 where the question holds the commonest word of the passages, 0 where no word of
-    theirs: how much it is about what they are about. `holding` is how many passages hold
-    all of its terms.
+    theirs: how much it is about what they are about.
     """
 
     scores: Floats
     covered: Floats
     ideal: float
     central: float
-    holding: int
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,15 @@ class LexicalIndex:
         covered = np.bincount(rows, worth, len(self)).astype(np.float32)
         ideal = float(worths.sum()) + unknown * float(_idf(len(self), 0))
         central = float(self._shares[terms].max(initial=0.0))
-        holding = int(np.count_nonzero(covered > ideal - _ALL_BUT)) if ideal else 0
-        return Match(scores, covered, ideal, central, holding)
+        return Match(scores, covered, ideal, central)
+
+    def holding(self, terms: Iterable[str]) -> int:
+        """How many passages hold all of these terms; 0 of no terms."""
+        numbers = [self.vocabulary.get(term, -1) for term in terms]
+        if not numbers or min(numbers) < 0:
+            return 0
+        rows = [self.rows[self.starts[number] : self.starts[number + 1]] for number in numbers]
+        return len(reduce(np.intersect1d, rows))
 
     def with_passages(self, passages: Sequence[Mapping[str, float]]) -> LexicalIndex:
         """This index and, in the rows after its last, `passages` (term -> count)."""

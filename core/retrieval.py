@@ -84,11 +84,15 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Every candidate of a question, best first, with how likely one of the top is right."""
+    """Every candidate of a question, best first, with how likely one of the top is right.
+
+    `common` where the question's words stand in so many passages that they single out none.
+    """
 
     hits: tuple[Hit, ...]
     confidence: float
     relevance: Relevance
+    common: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,8 @@ class Retriever:
         """The hits to answer with or to offer, and which of both."""
         relevance, best = ranking.relevance, ranking.hits[: self._options.top_k]
         topic = subject_words(query.topic)
+        if relevance is Relevance.CLARIFY and ranking.common:
+            best = self._titled(query.text, ranking.hits)[: self._options.top_k]
         if relevance is Relevance.ANSWER:
             best = _worth_reading(best)
         # What goes on from a topic, and is not surely about another, is about that topic.
@@ -210,6 +216,18 @@ class Retriever:
         sure = confidence([hit.probability for hit in others])
         answers = sure >= self._snapshot.calibration.answer_from
         return Relevance.ANSWER if answers else Relevance.CLARIFY, tuple(others)
+
+    def _titled(self, text: str, hits: Sequence[Hit]) -> tuple[Hit, ...]:
+        """The hits whose titles have most of a question's words first."""
+        analyzer = self._snapshot.index.recipe.analyzer
+        asked = analyzer.question(text)
+        least = _MOSTLY * sum(asked.values())
+
+        def lacks(hit: Hit) -> bool:
+            shared = asked.keys() & analyzer.question(hit.chunk.title)
+            return sum(asked[term] for term in shared) < least
+
+        return tuple(sorted(hits, key=lacks))
 
     def _said(self, text: str, hit: Hit) -> float:
         """The share of a follow-up's own terms, by weight, that a hit has.
@@ -238,10 +256,10 @@ class Retriever:
         query = replace(query, text=subject_of(query.text))
         # Only a reranker brings up what is never listed otherwise; one candidate may be hidden.
         most = _LISTED + 1 if self._reranker is None else len(snapshot.index)
-        asked = _figures_asked_for(query)
+        asked, common = _figures_asked_for(query), _is_common(snapshot.index, query)
         found = [
             one
-            for one in _candidates(snapshot.index, query, options, most)
+            for one in _candidates(snapshot.index, query, options, most, by_keyword=not common)
             if (hidden is None or one.chunk.entry != hidden)
             and not _is_of_another_figure(one.chunk, asked)
         ]
@@ -250,9 +268,9 @@ class Retriever:
         hits = tuple(_hits(found[:_LISTED], snapshot.calibration))
         sure = confidence([hit.probability for hit in hits[: options.top_k]])
         relevance = self._relevance(sure, snapshot.calibration)
-        if relevance is Relevance.ANSWER and found[0].common and not hits[0].named:
+        if relevance is Relevance.ANSWER and common and not hits[0].named:
             relevance = Relevance.CLARIFY
-        return Ranking(hits, sure, relevance)
+        return Ranking(hits, sure, relevance, common)
 
     def _relevance(self, sure: float, calibration: Calibration) -> Relevance:
         if sure < max(calibration.clarify_from, self._options.min_relevance) or sure == 0:
@@ -270,7 +288,6 @@ class _Candidate:
     coverage: float
     cosine: float
     central: float
-    common: bool
     named: bool = False
     reranked: float | None = None
 
@@ -293,7 +310,7 @@ def _worth_reading(best: tuple[Hit, ...]) -> tuple[Hit, ...]:
 
 
 def _candidates(
-    index: Index, query: Query, options: RetrievalOptions, most: int
+    index: Index, query: Query, options: RetrievalOptions, most: int, *, by_keyword: bool
 ) -> list[_Candidate]:
     """The best chunk of each of the `most` best entries that either leg found, best first."""
     match = index.lexical.scores(question_terms(index.recipe.analyzer, query))
@@ -304,7 +321,7 @@ def _candidates(
     fused = _fused(match.scores[rows], cosines, index.dense is not None, options)
     language = query.language or language_of(query.text) or "en"
     found = _one_per_entry(index, rows, fused, cosines, match, language, most)
-    return _named_first(found, query.text)
+    return _named_first(found, query.text, by_keyword=by_keyword)
 
 
 def _figures_asked_for(query: Query) -> set[Quantity]:
@@ -315,6 +332,16 @@ def _figures_asked_for(query: Query) -> set[Quantity]:
     return {
         (value, one) for value, unit in own for one in ({unit} if unit else units or {unit})
     } or quantities(query.text)
+
+
+def _is_common(index: Index, query: Query) -> bool:
+    """Whether so many passages hold all that a question says that it singles out none.
+
+    A colour seen in its photo singles out little; a material or a kind of shoe does.
+    """
+    terms = index.recipe.analyzer.question(query.text)
+    only_colours = all(tag.group == COLOUR for tag in query.tags)
+    return only_colours and index.lexical.holding(terms) > max(_MANY, _SHARE * len(index))
 
 
 def _is_of_another_figure(chunk: Chunk, asked: set[Quantity]) -> bool:
@@ -404,7 +431,6 @@ def _one_per_entry(
                 float(match.covered[row]) / ideal,
                 float(cosines[place]),
                 match.central,
-                match.holding > max(_MANY, _SHARE * len(index)),
             )
         elif known.chunk.lang != language and chunk.lang == language:
             known.chunk = chunk
@@ -415,17 +441,17 @@ def _one_per_entry(
     return list(best.values())
 
 
-def _named_first(found: list[_Candidate], text: str) -> list[_Candidate]:
+def _named_first(found: list[_Candidate], text: str, *, by_keyword: bool) -> list[_Candidate]:
     """Put the entry first that the question names by its whole title, and nothing else.
 
-    Where no title is that, a keyword that only one entry has names it as well.
+    Where no title is that, a keyword that only one entry has names it `by_keyword`.
     """
     name = subject_words(text)
     listed = found[:_LISTED] if name else []
     named = [one for one in listed if subject_words(one.chunk.title) == name]
-    if not named:
+    if not named and by_keyword:
         called = [one for one in listed if name in map(subject_words, one.chunk.keywords)]
-        named = called if len(called) == 1 and not called[0].common else []
+        named = called if len(called) == 1 else []
     for one in named:
         one.score, one.named = found[0].score * _NAMED, True
     return sorted(found, key=lambda one: -one.score)

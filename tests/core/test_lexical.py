@@ -75,3 +75,10 @@ def test_unknown_words_lower_the_coverage() -> None:
     half = index.scores({"a": 1.0, "never": 1.0})
     assert half.covered[0] / half.ideal < 0.5
     assert half.covered[1] == 0
+
+
+def test_passages_that_hold_all_terms_are_counted() -> None:
+    index = LexicalIndex.empty().with_passages([{"a": 2.0, "b": 1.0}, {"a": 1.0}, {"b": 1.0}])
+    for terms, holding in ((["a"], 2), (["a", "b"], 1), (["a", "unknown"], 0), ([], 0)):
+        assert index.holding(terms) == holding
+    assert LexicalIndex.empty().holding(["a"]) == 0

@@ -184,6 +184,20 @@ async def test_a_word_that_stands_everywhere_singles_nothing_out() -> None:
     assert (got.relevance, [one.id for one in got.passages]) == (Relevance.ANSWER, ["lace"])
 
 
+async def test_a_colour_seen_does_not_single_out_what_the_words_do_not() -> None:
+    chunks = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
+    chunks += [chunk("black", "黑色", "黑色鞋带百搭。"), chunk("wash", "鞋带清洗", "鞋带手洗。")]
+    searched = judging(ALWAYS, chunks)
+    black, suede = (
+        ImageTag("黑色", "black", "colour", 0.9),
+        ImageTag("麂皮", "suede", "material", 0.9),
+    )
+    got = await searched.search(Query("这双的鞋带？", (black,)))
+    assert (got.relevance, got.passages[0].id) == (Relevance.CLARIFY, "wash")
+    got = await searched.search(Query("这双的鞋带？", (black, suede)))
+    assert got.relevance is Relevance.ANSWER
+
+
 async def test_a_keyword_that_only_one_entry_has_names_it() -> None:
     welt = replace(chunk("welt", "固特异沿条", "一圈皮条，工艺复杂。"), keywords=("固特异",))
     resole = chunk("resole", "固特异鞋换底", "固特异鞋可以换底，固特异鞋很耐穿。")
