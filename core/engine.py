@@ -173,10 +173,14 @@ class Engine:
         span.note(reply=reply.id, outcome=reply.outcome.value, adapter=reply.adapter)
         yield Done(reply)
 
-    async def rate(self, feedback: Feedback) -> None:
-        """Commit a verdict; the last one of a person on a reply counts. `NotFound` without it."""
-        await self._store.add_feedback(feedback)
-        log.info("rated", reply=feedback.reply_id, rating=feedback.rating)
+    async def rate(self, feedback: Feedback, *, reacted_at: float | None = None) -> bool:
+        """Commit a verdict; the last one of a person on a reply counts. `NotFound` without it.
+
+        False for an emoji that was put on at `reacted_at` and has been taken off since.
+        """
+        counts = await self._store.add_feedback(feedback, reacted_at=reacted_at)
+        log.info("rated", reply=feedback.reply_id, rating=feedback.rating, counts=counts)
+        return counts
 
     async def _reply(
         self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event

@@ -29,6 +29,7 @@ from core.tables import (
     people,
     photos,
     posts,
+    reactions,
     run_pairs,
     starts,
     tombstones,
@@ -172,7 +173,7 @@ def _erase(connection: Connection, user_id: str, at: float) -> tuple[Erased, lis
     photos_deleted = _erase_beside_turns(connection, photos, user_id)
     _erase_beside_turns(connection, posts, user_id)
     ratings = _delete(connection, feedback_events, feedback_events.c.user_id == user_id)
-    for table in (notices, people):
+    for table in (notices, people, reactions):
         _delete(connection, table, table.c.user_id == user_id)
     _delete(connection, inbox, _is_message_of(user_id))
     turns_deleted = _delete(connection, turns, turns.c.user_id == user_id)
@@ -301,6 +302,7 @@ def _export(connection: Connection, user_id: str) -> dict[str, Any]:
             user_id,
             ("reply_id", "rating", "reason", "comment", "correction", "created_at"),
         ),
+        "reactions": _rows(connection, reactions, user_id, ("reply_id", "rating", "at")),
         "pairs": _rows(
             connection, pairs, user_id, ("id", "origin", "state", "created_at", "decided_at")
         ),

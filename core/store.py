@@ -62,6 +62,7 @@ from core.tables import (
     people,
     photos,
     posts,
+    reactions,
     starts,
     tombstones,
     turns,
@@ -363,8 +364,13 @@ class Store:
         await self.forget_rounds([conversation_id])
         return found
 
-    async def add_feedback(self, feedback: Feedback, *, now: float | None = None) -> None:
+    async def add_feedback(
+        self, feedback: Feedback, *, now: float | None = None, reacted_at: float | None = None
+    ) -> bool:
         """Commit a verdict; `NotFound` when there is no such reply.
+
+        An emoji that was put on at `reacted_at`, by the platform's clock, and taken off since is
+        none: then nothing is committed, and the answer is false.
 
         A verdict without reason, comment and correction keeps those given before with the same
         rating, so that a thumb pressed again does not take a correction back. A thumb pressed
@@ -372,11 +378,12 @@ class Store:
         """
         at = time.time() if now is None else now
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             lock(connection, f"verdict:{feedback.reply_id}:{feedback.user_id}")
-            known = sa.select(turns.c.reply_id).where(turns.c.reply_id == feedback.reply_id)
-            if connection.execute(known).first() is None:
+            if not _is_stored(connection, feedback.reply_id):
                 raise NotFound(f"There is no reply {feedback.reply_id!r}.")
+            if reacted_at is not None and not _is_news(connection, feedback, reacted_at):
+                return False
             last = connection.execute(_latest(feedback.reply_id, feedback.user_id)).one_or_none()
             same = last is not None and last.rating == feedback.rating
             row = {
@@ -394,23 +401,29 @@ class Store:
             differs = last is None or any(getattr(last, key) != row[key] for key in _VERDICT)
             if differs or pressed_too:
                 connection.execute(sa.insert(feedback_events).values(row))
+            return True
 
-        await self.run(work)
+        return await self.run(work)
 
-    async def withdraw(self, reply_id: str, user_id: str, rating: Rating) -> bool:
+    async def withdraw(self, thumb: Feedback, reacted_at: float) -> bool:
         """Forget the thumb that an emoji gave, because it was taken off; whether there was one.
 
-        What the person said otherwise, before or since, stays and counts.
+        It was taken off at `reacted_at`, by the platform's clock, and may have been put on again
+        since. What the person said otherwise, before or since, stays and counts.
         """
         statement = sa.delete(feedback_events).where(
-            feedback_events.c.reply_id == reply_id,
-            feedback_events.c.user_id == user_id,
-            feedback_events.c.rating == rating,
+            feedback_events.c.reply_id == thumb.reply_id,
+            feedback_events.c.user_id == thumb.user_id,
+            feedback_events.c.rating == thumb.rating,
             feedback_events.c.by_reaction,
         )
 
         def work(connection: Connection) -> bool:
-            lock(connection, f"verdict:{reply_id}:{user_id}")
+            lock(connection, f"verdict:{thumb.reply_id}:{thumb.user_id}")
+            if not _is_stored(connection, thumb.reply_id):
+                return False
+            if not _is_news(connection, thumb, reacted_at):
+                return False
             return bool(connection.execute(statement).rowcount)
 
         return await self.run(work)
@@ -534,6 +547,24 @@ _HISTORY = (
     .limit(sa.bindparam("rounds", type_=sa.Integer))
 )
 _VERDICT = ("rating", "reason", "comment", "correction")
+
+
+def _is_stored(connection: Connection, reply_id: str) -> bool:
+    known = sa.select(turns.c.reply_id).where(turns.c.reply_id == reply_id)
+    return connection.execute(known).first() is not None
+
+
+def _is_news(connection: Connection, thumb: Feedback, at: float) -> bool:
+    """Note that a thumb's emoji was put on or taken off; false where it was again since.
+
+    Platforms hand over the one and the other as they come: the later one may come first.
+    """
+    row = {"reply_id": thumb.reply_id, "user_id": thumb.user_id, "rating": thumb.rating}
+    known = sa.select(reactions.c.at).filter_by(**row)
+    last = connection.execute(known).scalar()
+    if last is not None and last > at:
+        return False
+    return upsert(connection, reactions, row | {"at": at}, key=tuple(row), update=("at",))
 
 
 def _latest(reply_id: str, user_id: str) -> sa.Select[Any]:

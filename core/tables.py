@@ -81,6 +81,15 @@ feedback_events = sa.Table(
     sa.Index("feedback_by_reply", "reply_id", "user_id", "id"),
 )
 
+reactions = sa.Table(
+    "reactions",
+    metadata,
+    sa.Column("reply_id", sa.ForeignKey("turns.reply_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("user_id", sa.String(64), primary_key=True),
+    sa.Column("rating", sa.String(8), primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
 inbox = sa.Table(
     "inbox",
     metadata,

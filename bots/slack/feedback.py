@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,10 @@ class Verdicts:
                 self.asking.after_dislike(turn.reply, press.person.id)
 
     async def on_reaction(self, team: str, person: Person, event: dict[str, Any]) -> None:
-        """Commit a 👍 or 👎 that was put on an answer, or take back one that was taken off."""
+        """Commit a 👍 or 👎 that was put on an answer, or take back one that was taken off.
+
+        The later of the two counts, whichever comes first.
+        """
         # A skin tone follows the name: `+1::skin-tone-2`.
         rating = _EMOJI.get(str(event.get("reaction")).partition("::")[0])
         item = event.get("item") or {}
@@ -84,11 +88,11 @@ class Verdicts:
         reply_id = await self.inbox.reply_of_post(room, str(item.get("ts")), "answer")
         if reply_id is None:
             return
+        thumb, at = Feedback(reply_id, person.id, rating, by_reaction=True), _moment(event)
         if event["type"] == "reaction_removed":
-            await self.store.withdraw(reply_id, person.id, rating)
+            await self.store.withdraw(thumb, at)
             return
-        feedback = Feedback(reply_id, person.id, rating, by_reaction=True)
-        turn = await self._rate(feedback, channel)
+        turn = await self._rate(thumb, channel, reacted_at=at)
         if turn is not None and rating is Rating.DOWN:
             self.talk.errands.run(self._offer_form(turn, person))
             self.asking.after_dislike(turn.reply, person.id)
@@ -107,8 +111,13 @@ class Verdicts:
         if turn is not None and correction:
             self.talk.errands.run(self._thank(turn, person, "correction_thanks"))
 
-    async def _rate(self, feedback: Feedback, channel: str | None = None) -> Turn | None:
-        """Commit a verdict on an answer that was given in this channel; None without such a one."""
+    async def _rate(
+        self, feedback: Feedback, channel: str | None = None, *, reacted_at: float | None = None
+    ) -> Turn | None:
+        """Commit a verdict on an answer that was given in this channel; None without such a one.
+
+        None as well for an emoji that has been taken off since.
+        """
         try:
             turn = await self.store.turn(feedback.reply_id)
             if turn.platform is not Platform.SLACK:
@@ -116,7 +125,8 @@ class Verdicts:
             # A button's value is what a client sends: it may name any reply.
             if channel is not None and _place(turn).channel != channel:
                 return None
-            await self.engine.rate(feedback)
+            if not await self.engine.rate(feedback, reacted_at=reacted_at):
+                return None
         except NotFound:
             return None
         self.metrics.rated(feedback.rating)
@@ -137,6 +147,14 @@ class Verdicts:
         language = await self.people.language_for(person)
         words, blocks = say("feedback_thanks", language), ask_why(turn.reply.id, language)
         self.talk.say(_place(turn), person.user, words, blocks)
+
+
+def _moment(event: dict[str, Any]) -> float:
+    """When it happened by Slack's clock, to the microsecond; now where that is not said."""
+    try:
+        return float(event["event_ts"])
+    except (KeyError, TypeError, ValueError):
+        return time.time()
 
 
 def _place(turn: Turn) -> Place:

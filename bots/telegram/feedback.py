@@ -71,10 +71,11 @@ class Verdicts:
         if press.reason is not None:
             self.talk.errands.run(self._ask_correction(place, number, turn, language))
 
-    async def on_reaction(self, reaction: MessageReactionUpdated) -> None:
+    async def on_reaction(self, reaction: MessageReactionUpdated, update: int) -> None:
         """Commit a 👍 or 👎 that was put on an answer, and take back one that was taken off.
 
-        What the person said by a button, or in words, stays as it is.
+        The later of the two counts, whichever comes first; `update` is the number Telegram gave
+        it. What the person said by a button, or in words, stays as it is.
         """
         before, after = _ratings_in(reaction.old_reaction), _ratings_in(reaction.new_reaction)
         user = reaction.user
@@ -85,11 +86,14 @@ class Verdicts:
         if reply_id is None:
             return
         user_id = self.people.id_of(user)
+        at = _moment(reaction, update)
         for rating in before - after:
-            await self.store.withdraw(reply_id, user_id, rating)
+            await self.store.withdraw(Feedback(reply_id, user_id, rating, by_reaction=True), at)
+        thumbs = [
+            Feedback(reply_id, user_id, rating, by_reaction=True) for rating in after - before
+        ]
+        counted = [one.rating for one in thumbs if await self._rate(one, chat, reacted_at=at)]
         turn = await self._turn(reply_id, chat)
-        for rating in after - before:
-            turn = await self._rate(Feedback(reply_id, user_id, rating, by_reaction=True), chat)
         if turn is None:
             return
         verdict = await self.store.verdict(reply_id, user_id)
@@ -97,7 +101,7 @@ class Verdicts:
         language = await self.people.language_for(user)
         rating_now = verdict.rating if verdict else None
         self._show_verdict(chat, int(posts[-1].id), turn, rating_now, language)
-        if Rating.DOWN in after - before:
+        if Rating.DOWN in counted:
             self.asking.after_dislike(turn.reply, user_id)
 
     async def on_correction(self, message: Message, user: User, place: Place) -> bool:
@@ -118,13 +122,19 @@ class Verdicts:
         self.talk.say(place, say("correction_thanks" if turn else "not_found", language))
         return True
 
-    async def _rate(self, feedback: Feedback, place: Place) -> Turn | None:
-        """Commit a verdict on an answer that was given in this chat; None without such a one."""
+    async def _rate(
+        self, feedback: Feedback, place: Place, *, reacted_at: float | None = None
+    ) -> Turn | None:
+        """Commit a verdict on an answer that was given in this chat; None without such a one.
+
+        None as well for an emoji that has been taken off since.
+        """
         turn = await self._turn(feedback.reply_id, place)
         if turn is None:
             return None
         try:
-            await self.engine.rate(feedback)
+            if not await self.engine.rate(feedback, reacted_at=reacted_at):
+                return None
         except NotFound:
             return None
         self.metrics.rated(feedback.rating)
@@ -177,6 +187,11 @@ class Verdicts:
 
 def _chat_of(turn: Turn) -> str:
     return place_from(turn.reply.conversation_id).chat
+
+
+def _moment(reaction: MessageReactionUpdated, update: int) -> float:
+    """When it happened: Telegram counts whole seconds, and numbers what happens in one in order."""
+    return reaction.date.timestamp() + update % 1_000_000 / 1_000_000
 
 
 def _ratings_in(reactions: Sequence[ReactionType]) -> set[Rating]:

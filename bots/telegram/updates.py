@@ -67,7 +67,7 @@ class Updates:
             reaction = first.message_reaction
             place = Place(self.bot_id, reaction.chat.id)
             if reaction.user is not None and self.guests.welcome(reaction.user.id, place):
-                await self.verdicts.on_reaction(reaction)
+                await self.verdicts.on_reaction(reaction, first.update_id)
         elif first.message is not None:
             await self._on_messages([one.message for one in updates if one.message is not None])
 

@@ -221,14 +221,21 @@ class FakeSlack:
         return body
 
     async def reacts(
-        self, name: str, to: Shown, *, user: str = ANN, taken_off: bool = False
+        self,
+        name: str,
+        to: Shown,
+        *,
+        user: str = ANN,
+        taken_off: bool = False,
+        later: bool = False,
     ) -> Json:
-        """A person puts an emoji on a message, or takes it off; what was sent."""
+        """A person puts an emoji on a message, or takes it off; what is sent, now or `later`."""
         item = {"type": "message", "channel": to.channel, "ts": to.ts}
         kind = "reaction_removed" if taken_off else "reaction_added"
         event = {"type": kind, "user": user, "reaction": name, "item": item}
-        body = self.body(event)
-        await self.send(body)
+        body = self.body(event | {"event_ts": self._new_ts()})
+        if not later:
+            await self.send(body)
         return body
 
     async def opens_home(self, user: str = ANN, tab: str = "home") -> None:

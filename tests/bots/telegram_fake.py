@@ -211,17 +211,17 @@ class FakeTelegram:
         self, emoji: str, to: Shown, *, user: int = ANN, before: str = "", **more: Any
     ) -> None:
         """A person puts an emoji on a message, in the place of the one that was there before."""
-        await self.update(
-            message_reaction={
-                "chat": self.chat(to.chat_id),
-                "message_id": to.message_id,
-                "user": self.person(user),
-                "date": int(time.time()),
-                "old_reaction": _emoji(before),
-                "new_reaction": _emoji(emoji),
-                **more,
-            }
-        )
+        await self.update(message_reaction=self._reaction(emoji, to, user, before) | more)
+
+    def _reaction(self, emoji: str, to: Shown, user: int, before: str) -> Json:
+        return {
+            "chat": self.chat(to.chat_id),
+            "message_id": to.message_id,
+            "user": self.person(user),
+            "date": int(time.time()),
+            "old_reaction": _emoji(before),
+            "new_reaction": _emoji(emoji),
+        }
 
     async def replies(self, to: Shown, text: str, **more: Any) -> Json:
         """A person replies to a message of the bot."""
@@ -243,6 +243,14 @@ class FakeTelegram:
         """An update with a press of a button, as it is posted to a webhook."""
         self.next_update += 1
         return {"update_id": self.next_update, "callback_query": self._press(data, under, user)}
+
+    def numbered_reaction(
+        self, emoji: str, to: Shown, *, user: int = ANN, before: str = "", **more: Any
+    ) -> Json:
+        """An update with another emoji on a message, as it is posted to a webhook."""
+        self.next_update += 1
+        reaction = self._reaction(emoji, to, user, before) | more
+        return {"update_id": self.next_update, "message_reaction": reaction}
 
     def delete(self, shown: Shown) -> None:
         """A person deletes a message."""

@@ -792,7 +792,7 @@ def test_a_message_that_cannot_be_stored_stays_in_the_box(
 def test_a_verdict_that_cannot_be_stored_is_not_shown_as_stored(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full_disk(_: object) -> None:
+    async def full_disk(*_: object, **more: object) -> None:
         raise StoreError("The disk is full.")
 
     visitor = visit()

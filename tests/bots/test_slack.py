@@ -849,9 +849,10 @@ async def test_a_press_is_acknowledged_only_when_it_is_stored(
     async with opened(tmp_path, fake) as world:
         rate, acks = world.desk.engine.rate, []
 
-        async def watched_rate(feedback: Feedback) -> None:
-            await rate(feedback)
+        async def watched_rate(feedback: Feedback, **more: Any) -> bool:
+            counts = await rate(feedback, **more)
             acks.append(len(fake.acks))
+            return counts
 
         monkeypatch.setattr(world.desk.engine, "rate", watched_rate)
         async with running(world):
@@ -964,6 +965,39 @@ async def test_an_emoji_taken_off_takes_its_thumb_back(tmp_path: Path, fake: Fak
             verdict = await world.verdict(reply)
             counted.append(verdict and verdict.rating)
     assert counted == [Rating.UP, Rating.DOWN, Rating.UP, None]
+
+
+async def test_an_emoji_taken_off_is_gone_though_its_coming_is_told_last(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        put_on = await fake.reacts("-1", shown, later=True)
+        await fake.reacts("-1", shown, taken_off=True)
+        await fake.all_acknowledged()
+        await fake.send(put_on)
+        await fake.all_acknowledged()
+        await world.slack.errands.finished()
+        assert await world.verdict(reply_id(shown.data)) is None
+    assert fake.shown == [shown]
+
+
+async def test_an_emoji_put_on_again_stays_though_its_going_is_told_last(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        await fake.reacts("+1", shown)
+        taken_off = await fake.reacts("+1", shown, taken_off=True, later=True)
+        await fake.reacts("+1", shown)
+        await fake.all_acknowledged()
+        await fake.send(taken_off)
+        await fake.all_acknowledged()
+        verdict = await world.verdict(reply_id(shown.data))
+    assert verdict is not None
+    assert verdict.rating is Rating.UP
 
 
 async def test_an_emoji_taken_off_leaves_the_thumb_that_was_pressed_since(

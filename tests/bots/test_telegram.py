@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from telegram import Update
@@ -787,11 +788,11 @@ async def test_a_press_is_acknowledged_only_when_it_is_stored(
     async with opened(tmp_path, fake) as world:
         rate, tries = world.desk.engine.rate, []
 
-        async def failing_rate(feedback: Feedback) -> None:
+        async def failing_rate(feedback: Feedback, **more: Any) -> bool:
             tries.append(len(fake.called("answerCallbackQuery")))
             if len(tries) < 3:
                 raise StoreError("full")
-            await rate(feedback)
+            return await rate(feedback, **more)
 
         monkeypatch.setattr(world.desk.engine, "rate", failing_rate)
         async with running(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -115,6 +116,29 @@ async def test_a_repeat_has_no_second_effect(tmp_path: Path, fake: FakeTelegram)
         assert len(await caller.world.rows(feedback_events.c.id)) == 1
     assert Counter(statuses) == {200: 300}
     assert len(fake.shown) == 2
+
+
+async def test_emoji_of_one_second_that_come_in_another_order_end_as_they_stand(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with called(tmp_path, fake) as caller:
+        assert await caller.says(QUESTION) == 200
+        async with caller.world.desk.lanes.running():
+            shown = await fake.answered()
+        now = int(time.time())
+        first, second, third, fourth = (
+            fake.numbered_reaction(emoji, shown, before=before, date=now)
+            for before, emoji in (("", "👍"), ("👍", "👎"), ("👎", ""), ("", "👍"))
+        )
+        for update in (first, third, second):
+            assert await caller.posts(update) == 200
+        assert await caller.world.rows(feedback_events.c.rating) == []
+        await fake.until(lambda: shown.labels == ["👍", "👎"])
+        for update in (fourth, first, third):
+            assert await caller.posts(update) == 200
+        assert await caller.world.rows(feedback_events.c.rating) == [("up",)]
+        await caller.world.telegram.errands.finished()
+    assert shown.labels == ["👍 ✓", "👎"]
 
 
 async def test_an_album_that_comes_at_once_is_one_question(

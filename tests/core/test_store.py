@@ -1,6 +1,7 @@
 """The store, on SQLite and on PostgreSQL: what is acknowledged stays, and nothing else is."""
 
 import asyncio
+import itertools
 import os
 import random
 import resource
@@ -341,7 +342,7 @@ async def test_a_thumb_pressed_after_its_emoji_stays_when_the_emoji_goes(store: 
     await store.add_turn(make_turn())
     await store.add_feedback(Feedback("r1", "ann", Rating.UP, by_reaction=True))
     await store.add_feedback(Feedback("r1", "ann", Rating.UP))
-    assert await store.withdraw("r1", "ann", Rating.UP)
+    assert await store.withdraw(Feedback("r1", "ann", Rating.UP), 2.0)
     assert await store.verdict("r1", "ann") == Feedback("r1", "ann", Rating.UP)
 
 
@@ -350,8 +351,27 @@ async def test_an_emoji_taken_off_is_forgotten_under_a_later_thumb_too(store: St
     for rating in Rating:
         await store.add_feedback(Feedback("r1", "ann", rating, by_reaction=True))
     for rating in Rating:
-        assert await store.withdraw("r1", "ann", rating)
+        assert await store.withdraw(Feedback("r1", "ann", rating), 2.0)
     assert await store.verdict("r1", "ann") is None
+
+
+async def test_of_an_emoji_put_on_and_taken_off_the_later_counts_in_any_order(
+    store: Store,
+) -> None:
+    for number, order in enumerate(itertools.permutations((1.0, 2.0, 3.0, 4.0))):
+        thumb = Feedback(f"r{number}", "ann", Rating.UP, by_reaction=True)
+        await store.add_turn(make_turn(thumb.reply_id, conversation=f"c{number}"))
+        for at in order:
+            if at % 2:
+                await store.add_feedback(thumb, reacted_at=at)
+            else:
+                await store.withdraw(thumb, at)
+        assert await store.verdict(thumb.reply_id, "ann") is None
+        # Whatever is handed over again meanwhile.
+        assert not await store.add_feedback(thumb, reacted_at=3.0)
+        assert await store.add_feedback(thumb, reacted_at=5.0)
+        assert not await store.withdraw(thumb, 4.0)
+        assert await store.verdict(thumb.reply_id, "ann") == thumb
 
 
 async def test_a_thumb_pressed_again_keeps_the_correction(store: Store) -> None:
@@ -393,7 +413,8 @@ async def _vote(
     match dice.choice(["press", "press", "emoji", "correct", "twice", "withdraw"]):
         case "withdraw":
             left = [vote for vote in votes if not (vote.by_reaction and vote.rating is rating)]
-            assert await store.withdraw(reply, user, rating) is (left != votes)
+            taken_off = Feedback(reply, user, rating)
+            assert await store.withdraw(taken_off, 1.0) is (left != votes)
             votes[:] = left
             return
         case "emoji":
