@@ -102,8 +102,8 @@ class Calibration:
 
 # Fitted to the shipped knowledge base, without and with the shipped embedder: they serve any other
 # until `solemate kb calibrate` has run on it.
-DEFAULT_LEXICAL = Calibration((1.79, 1.59, 0.0, 8.37, 4.0, 0.98), -3.50, 0.569, 0.274)
-DEFAULT = Calibration((0.90, 1.77, 2.00, 8.08, 4.0, 0.68), -4.05, 0.558, 0.268)
+DEFAULT_LEXICAL = Calibration((1.99, 1.37, 0.0, 8.55, 4.0, 0.96), -3.47, 0.575, 0.270)
+DEFAULT = Calibration((0.91, 1.65, 2.08, 8.30, 4.0, 0.62), -4.04, 0.570, 0.269)
 
 
 def fit(judged: Sequence[Judged], knowledge: str, wrong: float, refused: float) -> Calibration:
