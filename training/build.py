@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,6 +172,26 @@ async def build_models(
     A build that was interrupted goes on where it was. Raises `DataError` for bad data and
     `TrainingFailed`, naming the log, when LLaMA-Factory ends badly.
     """
+    stopping = threading.Event()
+
+    def watch(step: str, done: int, total: int, note: str = "") -> None:
+        if stopping.is_set():
+            raise _Stopped
+        on_progress(step, done, total, note)
+
+    try:
+        return await _build(plan, watch, train)
+    except asyncio.CancelledError:
+        # Threads cannot be cancelled, and the process waits for them: the next step ends it.
+        stopping.set()
+        raise
+
+
+class _Stopped(Exception):
+    """Nobody waits for this training any more."""
+
+
+async def _build(plan: BuildPlan, on_progress: Progress, train: Trainer) -> Path:
     material = load_material(plan.data)
     steps: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (
         ("tokenizer", lambda: asyncio.to_thread(_tokenizer, plan, material)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +104,26 @@ async def test_a_second_build_does_nothing(plan: BuildPlan) -> None:
     second = FakeTrainer()
     await build_models(plan, _nobody, second)
     assert second.asked == []
+
+
+async def test_a_build_that_is_stopped_ends_at_the_next_step(
+    plan: BuildPlan,
+) -> None:
+    endless = replace(plan, pretraining=replace(plan.pretraining, tokens=10**9))
+    under_way = threading.Event()
+
+    def watch(step: str, done: int, total: int, note: str = "") -> None:
+        if step == "base" and 0 < done < total:
+            under_way.set()
+
+    build = asyncio.create_task(build_models(endless, watch, FakeTrainer()))
+    assert await asyncio.to_thread(under_way.wait, 120)
+    build.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await build
+    async with asyncio.timeout(60):
+        await asyncio.get_running_loop().shutdown_default_executor()
+    assert not any(one.name.startswith("asyncio_") for one in threading.enumerate())
 
 
 async def test_changed_settings_make_only_the_later_steps_anew(plan: BuildPlan) -> None:
