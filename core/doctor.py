@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from core.backup import reading
+from core.database import SAFE_SQLITE, newest_revision, revision_of, revisions
 from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
@@ -29,7 +30,7 @@ from core.printing import err
 from core.redis_link import RedisLink
 from core.registry import live_adapter
 from core.settings import Settings, at_root
-from core.store import SAFE_SQLITE, Store, newest_revision, revision_of, revisions
+from core.store import Store
 from core.tags import load_tags
 
 log = structlog.get_logger()

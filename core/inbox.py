@@ -21,9 +21,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
+from core.database import upsert
 from core.errors import Busy
 from core.messages import Platform, UserMessage
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import inbox, posts, turns
 from core.transactions import lock
 

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from core.audit import append
+from core.database import upsert
 from core.errors import ConfigError, NotFound
 from core.messages import Platform
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import (
     adapters,
     conversations,

@@ -36,9 +36,10 @@ from core.backup import (
     stamp,
     sync,
 )
+from core.database import revisions
 from core.errors import DataError, SolemateError, StoreError
 from core.privacy import erase
-from core.store import Store, revisions
+from core.store import Store
 
 log = structlog.get_logger()
 

@@ -11,29 +11,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeVar
 
-import psycopg
 import sqlalchemy as sa
 import structlog
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from filelock import FileLock, Timeout
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 
+from core.database import CONNECTIONS, migrate, open_database, upsert
 from core.errors import NotFound, StoreError
 from core.messages import (
     ChatMessage,
@@ -75,18 +68,9 @@ log = structlog.get_logger()
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 T = TypeVar("T")
 
-# https://www.sqlite.org/wal.html#walresetbug: older libraries can corrupt a WAL that two
-# connections write or checkpoint at once.
-SAFE_SQLITE = (3, 51, 3)
-
-_MIGRATION_LOCK = 0x501E3A7E
 # How long it stays known that writing works, or that it does not. The small write that finds out
 # may fit on a disk that has just had no room for a message, so a failure counts for a while, too.
 KNOWN_SECONDS = 10.0
-# Connections to PostgreSQL: so many transactions run at once.
-CONNECTIONS = 8
-# A server that has vanished without a word is noticed after so many seconds.
-_SILENCE_SECONDS = 15
 # How long after each other what was deleted is wiped out, while something is in the way.
 _WIPE_AGAIN_SECONDS = (0.5, 1.0, 2.0)
 
@@ -155,7 +139,7 @@ class Store:
                     f"The folder {str(file.parent)!r} cannot be used ({exc.strerror}): make room, "
                     "fix its rights, or name another with SOLEMATE__DATABASE__URL."
                 ) from exc
-        engine = _engine(self._url)
+        engine = open_database(self._url)
         self._exit.callback(engine.dispose)
         try:
             migrate(engine)
@@ -574,135 +558,6 @@ def _latest(reply_id: str, user_id: str) -> sa.Select[Any]:
         .order_by(feedback_events.c.id.desc())
         .limit(1)
     )
-
-
-def upsert(
-    connection: Connection,
-    table: sa.Table,
-    row: Mapping[str, Any],
-    *,
-    key: tuple[str, ...],
-    update: tuple[str, ...] = (),
-) -> bool:
-    """INSERT … ON CONFLICT (key): change the columns in `update`, or nothing without any.
-
-    Whether a row was written.
-    """
-    statement = _upsert_statement(connection.dialect.name, table, key, update)
-    # PostgreSQL returns the new row's number, and its rows are not counted unless asked for.
-    options = {"preserve_rowcount": True}
-    return connection.execute(statement, dict(row), execution_options=options).rowcount > 0
-
-
-@lru_cache
-def _upsert_statement(
-    dialect: str, table: sa.Table, key: tuple[str, ...], update: tuple[str, ...]
-) -> sqlite.Insert | postgresql.Insert:
-    # Building the statement costs more than running it, so each is built once.
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement: sqlite.Insert | postgresql.Insert = insert(table)
-    changes = {name: statement.excluded[name] for name in update}
-    if not changes:
-        return statement.on_conflict_do_nothing(index_elements=list(key))
-    return statement.on_conflict_do_update(index_elements=list(key), set_=changes)
-
-
-def migrate(engine: sa.Engine) -> None:
-    """Bring the tables to the newest version; `StoreError` when they are newer than we are."""
-    config = _migrations()
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            # Two processes that start together migrate one after the other.
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        config.attributes["connection"] = connection
-        before = revision_of(connection)
-        try:
-            command.upgrade(config, "head")
-        except CommandError as exc:
-            raise StoreError(
-                f"The database was written by a newer solemate ({exc}); upgrade the program, or "
-                "restore the backup made before the upgrade."
-            ) from exc
-        if before not in ("", after := revision_of(connection)):
-            log.info("tables_upgraded", before=before, after=after)
-
-
-def revision_of(connection: Connection) -> str:
-    """The version of the tables, "" where there are none."""
-    return MigrationContext.configure(connection).get_current_revision() or ""
-
-
-def newest_revision() -> str:
-    """The version of the tables that this program works with."""
-    head = ScriptDirectory.from_config(_migrations()).get_current_head()
-    assert head is not None
-    return head
-
-
-def revisions() -> frozenset[str]:
-    """The versions of the tables that this program knows."""
-    scripts = ScriptDirectory.from_config(_migrations())
-    return frozenset(script.revision for script in scripts.walk_revisions())
-
-
-def _migrations() -> AlembicConfig:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    # Parameters are people's texts, which no error message and no log may hold.
-    options: dict[str, Any] = {"hide_parameters": True}
-    if url.get_backend_name() == "postgresql":
-        connect = {
-            "connect_timeout": 5,
-            "keepalives_idle": _SILENCE_SECONDS // 3,
-            "keepalives_interval": _SILENCE_SECONDS // 3,
-            "keepalives_count": 2,
-            "tcp_user_timeout": _SILENCE_SECONDS * 1000,
-        }
-        options |= {"pool_pre_ping": True, "pool_size": CONNECTIONS, "connect_args": connect}
-    engine = sa.create_engine(url, **options)
-    if url.get_backend_name() == "sqlite":
-        if sqlite3.sqlite_version_info < SAFE_SQLITE:
-            log.warning(
-                "old_sqlite",
-                version=sqlite3.sqlite_version,
-                advice="3.51.3 or newer mends a WAL bug; one writer avoids it",
-            )
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_immediate)
-    else:
-        sa.event.listen(engine, "connect", _prepare_postgresql)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver must not begin transactions by itself, or BEGIN IMMEDIATE comes too late.
-    connection.isolation_level = None
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "busy_timeout=5000",
-        "foreign_keys=ON",
-        # What was erased must not stay readable in free pages; not every SQLite is built so.
-        "secure_delete=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _prepare_postgresql(connection: psycopg.Connection[Any], _record: object) -> None:
-    # A server may be set to acknowledge before it has written; stricter settings stay.
-    connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
-    connection.commit()
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _storable(text: str) -> str:

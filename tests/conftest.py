@@ -21,7 +21,8 @@ import redis
 import sqlalchemy as sa
 import stamina
 
-from core.store import Store, migrate
+from core.database import migrate
+from core.store import Store
 
 POSTGRES = os.environ.get("TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from core.store import Store, upsert
+from core.database import upsert
+from core.store import Store
 from core.tables import leases
 
 

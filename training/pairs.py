@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from core.database import upsert
 from core.errors import NotFound
 from core.messages import ChatMessage, Language, Passage, Rating, Reason
 from core.second_answers import own_text
 from core.settings import Settings
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import pairs, tombstones
 from training.personal_data import scrub, scrub_prompt
 from training.rows import question_in

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from core.audit import append
+from core.database import upsert
 from core.errors import ConfigError, NotFound, SolemateError
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import audit, feedback_events, pairs, run_pairs, runs, turns
 from core.transactions import lock
 from training.dataset import Frozen, RunStage

@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from core import doctor
+from core.database import migrate, revision_of
 from core.doctor import Finding, Health, examine
 from core.settings import load_settings
-from core.store import Store, migrate, revision_of
+from core.store import Store
 from tests.collector import collecting
 from tests.conftest import RedisServer
 from tests.core.lora_folders import write_adapter, write_base

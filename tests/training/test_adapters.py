@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection
 
 from core import lora
 from core.audit import audit_of, verify
+from core.database import upsert
 from core.errors import AdapterRejected, ConfigError, NotFound
 from core.routes import Route, set_state
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import adapters as rows
 from core.tables import audit, pairs, routes, run_pairs, runs
 from tests.core.lora_folders import edit_config, write_adapter, write_base

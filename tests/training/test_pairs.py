@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from core.audit import audit_of, verify
+from core.database import upsert
 from core.errors import ModelUnavailable, NotFound
 from core.messages import ChatMessage, Outcome, Reason, Winner
 from core.second_answers import SecondAnswers
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import duels as duels_table
 from core.tables import pairs as pairs_table
 from core.tables import run_pairs, tombstones

@@ -11,10 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from core.database import upsert
 from core.doctor import Health
 from core.errors import ClusterUnavailable, TrainingFailed
 from core.settings import Settings, load_settings
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import pairs
 from tests.training.ray_head import TOKEN, ray_head
 from tests.training.run_parts import make_tiny_model, pair, two_steps_of

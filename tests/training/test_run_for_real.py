@@ -11,10 +11,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from core.audit import verify
+from core.database import upsert
 from core.messages import Rating
 from core.opening import open_store
 from core.settings import at_root
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import pairs
 from tests.training.run_parts import make_tiny_model, pair, two_steps_of
 from tests.training.stand_in import Workshop

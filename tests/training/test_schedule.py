@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from core.database import upsert
 from core.errors import ConfigError
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import pairs
 from tests.training.looking import HOUR, NOON, Place
 from tests.training.stand_in import Workshop

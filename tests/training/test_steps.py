@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from core.audit import audit_of, verify
+from core.database import upsert
 from core.errors import AdapterRejected, ModelUnavailable
-from core.store import Store, upsert
+from core.store import Store
 from core.tables import pairs
 from tests.training.run_parts import count_words
 from tests.training.stand_in import Workshop, with_limits
