@@ -56,7 +56,7 @@ class Receipt:
     letter: Letter | None = None
 
 
-PostKind = Literal["answer", "correction"]
+PostKind = Literal["answer", "correction", "opening"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Post:
     """Something we posted on a platform about a message: its answer, or a request to correct it.
 
     `place` is the platform's chat or channel, `id` the post's id there; `position` counts the
-    posts of one answer from 0.
+    posts of one answer from 0. An `opening`, named after the message, says that an answer is about
+    to be begun: it may stand there though a crash kept us from committing where.
     """
 
     place: str
@@ -378,20 +379,28 @@ class Inbox:
         )
         await self._store.run(lambda connection: connection.execute(statement))
 
-    async def answer_posts(self, conversation_id: str, message_id: str) -> list[Post]:
+    async def answer_posts(
+        self, conversation_id: str, message_id: str, kind: PostKind = "answer"
+    ) -> list[Post]:
         """The posts that show a message's answer, in order; of two in one position the later."""
         query = (
             sa.select(posts)
             .where(
                 posts.c.conversation_id == conversation_id,
                 posts.c.message_id == message_id,
-                posts.c.kind == "answer",
+                posts.c.kind == kind,
             )
             .order_by(posts.c.position, posts.c.posted_at)
         )
         rows = await self._store.run(lambda connection: connection.execute(query).all())
         found = {row.position: Post(row.place, row.post_id, row.kind, row.position) for row in rows}
         return list(found.values())
+
+    async def knows_post(self, place: str, post_id: str) -> bool:
+        """Whether it was committed that we posted this, whatever it shows."""
+        query = sa.select(posts.c.kind).where(posts.c.place == place, posts.c.post_id == post_id)
+        row = await self._store.run(lambda connection: connection.execute(query).first())
+        return row is not None
 
     async def reply_of_post(self, place: str, post_id: str, kind: PostKind) -> str | None:
         """The id of the reply that a post shows or asks about; None for any other post."""

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 GROWING = " …"
+_MOST_STRAYS = 50
 # Failures of one showing that the next, or the end, makes good.
 PASSING = (SlackClientError, aiohttp.ClientError, TimeoutError)
 _BAD_BLOCKS = {"invalid_blocks", "invalid_blocks_format", "invalid_arguments", "unsupported_block"}
@@ -76,6 +77,36 @@ class Screen:
     def is_empty(self) -> bool:
         """Whether nothing of the answer is shown."""
         return not self._posts
+
+    async def reclaim(self) -> None:
+        """Take for the answer a stream that was begun before a crash, and of which no note is left.
+
+        Slack ends a stream for nobody but who began it, and nothing that is none: so it tells which
+        of the thread's messages it is.
+        """
+        try:
+            strays = await self._strays()
+        except PASSING as exc:
+            log.info("thread_not_read", message=self._message.id, error=type(exc).__name__)
+            return
+        for ts in strays:
+            with suppress(*PASSING):
+                await self._stop(_Stream(Post(self._place.room, ts), 0.0), "", ())
+                await self._remember(ts)
+                return
+
+    async def _strays(self) -> list[str]:
+        """What bots posted in the thread since the question, and we have no note of."""
+        answer = await self._line.client.conversations_replies(
+            channel=self._place.channel,
+            ts=self._place.thread,
+            oldest=self._message.id,
+            limit=_MOST_STRAYS,
+        )
+        by_bots = [str(one["ts"]) for one in answer.get("messages") or () if one.get("bot_id")]
+        later = [ts for ts in by_bots if ts > self._message.id]
+        knows = self._line.inbox.knows_post
+        return [ts for ts in later if not await knows(self._place.room, ts)]
 
     async def begin(self, doing: Sequence[str]) -> None:
         """Show at once that we are at work: as a status, or in a placeholder."""
@@ -149,6 +180,9 @@ class Screen:
             # A stream in a channel needs somebody it is for.
             await self._grow_by_edits(more, "the person is not known after a restart")
             return
+
+        if not self._posts:
+            await self._note_opening()
 
         async def call() -> str:
             answer = await self._line.client.chat_startStream(
@@ -300,6 +334,11 @@ class Screen:
             await self._line.client.chat_delete(channel=self._place.channel, ts=post.id)
         except PASSING as exc:
             log.info("post_not_deleted", post=post.id, error=type(exc).__name__)
+
+    async def _note_opening(self) -> None:
+        """Commit that a stream is about to be begun: where it stands is known only afterwards."""
+        post = Post(self._place.room, self._message.id, "opening")
+        await self._line.inbox.add_post(self._message.conversation_id, self._message.id, post)
 
     async def _remember(self, ts: str, position: int | None = None) -> Post:
         at = len(self._posts) if position is None else position

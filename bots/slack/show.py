@@ -117,8 +117,9 @@ class Answers:
         self._asking.after_answer(message, reply)
 
     async def _screen(self, message: UserMessage) -> Screen:
-        posts = await self._inbox.answer_posts(message.conversation_id, message.id)
-        return Screen(
+        key = (message.conversation_id, message.id)
+        posts = await self._inbox.answer_posts(*key)
+        screen = Screen(
             self._line,
             message,
             place_from(message.conversation_id),
@@ -126,6 +127,9 @@ class Answers:
             posts,
             self._pace.rotate_seconds,
         )
+        if not posts and await self._inbox.answer_posts(*key, "opening"):
+            await screen.reclaim()
+        return screen
 
     @asynccontextmanager
     async def _alone(self, message: UserMessage) -> AsyncIterator[None]:

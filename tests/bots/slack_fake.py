@@ -414,7 +414,16 @@ class FakeSlack:
         return {"user": {"id": values["user"], "locale": self.locales.get(values["user"], "en-US")}}
 
     async def _conversations_replies(self, values: Json) -> Json:
-        return {"messages": self.threads[(values["channel"], values["ts"])]}
+        thread = (values["channel"], values["ts"])
+        ours = [
+            {"ts": one.ts, "bot_id": BOT_ID, "user": BOT_USER, "text": one.text}
+            for one in self.shown
+            if (one.channel, one.thread) == thread and not one.only_for
+        ]
+        said = sorted([*self.threads[thread], *ours], key=lambda one: str(one["ts"]))
+        # The message that the thread began with comes along, whatever is asked for.
+        since = str(values.get("oldest", ""))
+        return {"messages": [one for one in said if one["ts"] > since or one is said[0]]}
 
     async def _views_open(self, values: Json) -> Json:
         self.views.append(values["view"])

@@ -579,7 +579,8 @@ async def test_after_a_restart_the_open_stream_becomes_the_answer(
 
         async def noting(conversation_id: str, message_id: str, post: Post) -> None:
             await add_post(conversation_id, message_id, post)
-            noted.set()
+            if post.kind == "answer":
+                noted.set()
 
         async def interrupted() -> AsyncIterator[Event]:
             yield Delta("Wash canvas ")
@@ -596,6 +597,41 @@ async def test_after_a_restart_the_open_stream_becomes_the_answer(
     assert fake.shown == [shown]
     assert shown.text.startswith(ANSWER)
     assert not shown.streaming
+
+
+async def test_a_stream_that_a_crash_kept_from_being_noted_becomes_the_answer(
+    tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, fake) as world:
+        await world.desk.inbox.put(ASKED)
+        add_post, begun = world.desk.inbox.add_post, asyncio.Event()
+
+        async def killed(conversation_id: str, message_id: str, post: Post) -> None:
+            if post.kind == "answer":
+                begun.set()
+                await asyncio.Event().wait()
+            await add_post(conversation_id, message_id, post)
+
+        async def interrupted() -> AsyncIterator[Event]:
+            yield Delta("Wash canvas ")
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(world.desk.inbox, "add_post", killed)
+        await world.slack.client.chat_postMessage(
+            channel=f"D{ANN}", thread_ts=ASKED.id, text="Something else."
+        )
+        showing = asyncio.create_task(world.slack.answers.show(ASKED, interrupted()))
+        await begun.wait()
+        showing.cancel()
+        await asyncio.wait({showing})
+    other, stream = fake.shown
+    assert stream.streaming
+    async with solemate(tmp_path, fake):
+        assert await fake.answered() is stream
+    assert fake.shown == [other, stream]
+    assert other.text == "Something else."
+    assert stream.text.startswith(ANSWER)
+    assert not stream.streaming
 
 
 async def test_in_a_queue_the_place_of_the_answer_says_so(
