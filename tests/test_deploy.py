@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import json
 import os
@@ -10,9 +11,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 import kubernetes_validate
 import pytest
+import sqlalchemy as sa
 import typer
 import yaml
 from prometheus_client import CollectorRegistry
@@ -29,13 +33,16 @@ from prometheus_client.samples import Sample
 from sqlalchemy.engine import make_url
 
 from bots.metrics import Metrics
+from bots.web.api import ApiOptions, create_api
 from core.gauges import Gauges
 from core.gpu import GpuCollector
-from core.messages import Outcome, Platform, Rating, Reply, Timings
+from core.messages import Outcome, Platform, Rating, Reply, Timings, Winner
 from core.routes import Route
 from core.settings import Secrets, load_settings
 from core.store import Store
+from core.tables import duels
 from solemate import app
+from tests.bots.desks import running_desk
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -448,7 +455,7 @@ def names_in(query: str) -> set[str]:
 
 
 def engine_page(state: Path) -> str:
-    """The engine's page after one of everything."""
+    """The engine's page after one of everything but duels."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     timings = Timings(vision=0.1, retrieval=0.01, first_token=0.2, model=0.8, total=0.9)
@@ -464,14 +471,32 @@ def engine_page(state: Path) -> str:
     metrics.waiting(1, 2.0)
     states = {"rejected": 1, "awaiting_approval": 1, "promoted": 2}
     verdicts = {("v1", "up"): 3, ("v1", "down"): 1}
-    results = {("v1", "won"): 1, ("v1", "lost"): 2, ("v1", "drawn"): 1}
-    shown = {"answered": 1, "unanswered": 2}
-    metrics.holds(Gauges(0, 7, verdicts, {"accepted": 5}, states, shown, results))
+    metrics.holds(Gauges(0, 7, verdicts, {"accepted": 5}, states))
     metrics.watch_route(lambda: Route("v1", canary="v2", share=0.05))
     metrics.watch_platform(Platform.TELEGRAM, lambda: "", lambda: 3.0)
     metrics.watch_machine(state)
     registry.register(GpuCollector(OneCard()))
     return metrics.render().decode()
+
+
+async def page_after_duels(folder: Path) -> str:
+    """What an engine says after five duels between the adapters `solemate` and `v2`."""
+    asked = ApiOptions("solemate", 200, "http://127.0.0.1:8080", ())
+    winners = (Winner.FIRST, Winner.FIRST, Winner.SECOND, Winner.NEITHER, None)
+    async with running_desk(folder) as desk:
+        transport = httpx.ASGITransport(create_api(desk, parts={}, options=asked))
+        async with httpx.AsyncClient(transport=transport, base_url=asked.public_url) as http:
+            for number, winner in enumerate(winners):
+                question = {"message": "How do I wash canvas shoes?"}
+                reply = (await http.post("/chat", json=question)).json()["message_id"]
+                duel = {"id": str(number), "reply_id": reply, "user_id": "api:ann", "text": "Dry."}
+                duel |= {"adapter": "v2", "winner": winner, "created_at": time.time()}
+                await desk.store.run(partial(_insert, table=duels, row=duel))
+            return (await http.get("/metrics")).text
+
+
+def _insert(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+    connection.execute(sa.insert(table).values(row))
 
 
 class OneCard:
@@ -536,8 +561,11 @@ def samples(page: str) -> list[Sample]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, node_page: str) -> dict[str, list[Sample]]:
     """What each of Prometheus' jobs finds, by job."""
+    folder = tmp_path_factory.mktemp("state")
+    dueling = samples(asyncio.run(page_after_duels(folder)))
+    about_duels = [one for one in dueling if one.name.startswith("solemate_duel")]
     return {
-        "solemate": samples(engine_page(tmp_path_factory.mktemp("state"))),
+        "solemate": samples(engine_page(folder)) + about_duels,
         "model": samples(MODEL_PAGE),
         "node": samples(node_page),
     }
@@ -603,12 +631,16 @@ def prometheus(
 
 
 def history(exported: dict[str, list[Sample]]) -> str:
-    """An hour of looks, a minute apart, as OpenMetrics; whatever can grow does."""
+    """An hour of looks, a minute apart, as OpenMetrics; whatever can grow does.
+
+    Two engines share a database, and say the same of what is in it.
+    """
     series: dict[str, list[str]] = {}
-    for job, found in exported.items():
+    instances = [*((job, f"{job}:1") for job in exported), ("solemate", "solemate:2")]
+    for job, instance in instances:
         up = Sample("up", {}, 1.0)
-        for one in (*found, up):
-            labels = {**one.labels, "job": job, "instance": f"{job}:1"}
+        for one in (*exported[job], up):
+            labels = {**one.labels, "job": job, "instance": instance}
             inside = ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
             grows = one.name.endswith(("_total", "_bucket", "_sum", "_count"))
             lines = series.setdefault(one.name, [])
@@ -629,6 +661,34 @@ def test_every_panel_of_a_dashboard_has_something_to_show(
         answer = prometheus.get("/query", params=asked).json()
         assert answer["status"] == "success", answer
         assert answer["data"]["result"], query
+
+
+def shown_by(prometheus: httpx.Client, title: str) -> dict[str, float]:
+    """What a panel of the business board shows, by the one label that is left."""
+    board = json.loads((DEPLOY / "grafana/dashboards/business.json").read_text("utf-8"))
+    (panel,) = (one for one in board["panels"] if one["title"].startswith(title))
+    asked = {"query": panel["targets"][0]["expr"], "time": str(NOON)}
+    result = prometheus.get("/query", params=asked).json()["data"]["result"]
+    return {"".join(one["metric"].values()): float(one["value"][1]) for one in result}
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("Duels ·", {"answered": 4, "unanswered": 1}),
+        ("Duels won by adapter", {"solemate": 0.625, "v2": 0.375}),
+        ("People today", {"": 7}),
+        ("Bad cases", {"": 1}),
+        ("Thumbs up", {"": 0.75}),
+        ("Satisfaction by adapter", {"v1": 0.75}),
+        ("Pairs", {"accepted": 5}),
+        ("Runs", {"rejected": 1, "awaiting_approval": 1, "promoted": 2}),
+    ],
+)
+def test_what_is_in_the_database_is_shown_once_however_many_engines_share_it(
+    title: str, shown: dict[str, float], prometheus: httpx.Client
+) -> None:
+    assert shown_by(prometheus, title) == shown
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=identifier)
