@@ -501,7 +501,8 @@ def distinct(texts: Iterable[str], size: int) -> float:
 
 def render(report: Report) -> RenderableType:
     """The report for a terminal: figures first, then what to mend and what to read."""
-    parts: list[RenderableType] = [_files_table(report), _counts_table(report)]
+    tables = (_files_table, _lengths_table, _repeats_table, _counts_table)
+    parts: list[RenderableType] = [table(report) for table in tables]
     if report.absent:
         parts.append(f"Not there yet: {escape(', '.join(report.absent))}")
     if report.not_checked:
@@ -514,28 +515,41 @@ def render(report: Report) -> RenderableType:
 
 
 def _files_table(report: Report) -> Table:
-    table = Table(title="Data files", title_justify="left")
-    table.add_column("file", no_wrap=True)
-    for name in ("rows", "zh", "en"):
-        table.add_column(name, justify="right")
-    table.add_column("characters: min / median / p95 / max")
-    table.add_column("distinct-1 / -2", justify="right")
-    table.add_column("repeats: exact / normalised / near", justify="right")
+    table = _table("Data files", "file", "rows", "zh", "en", "distinct-1", "distinct-2")
     for one in report.files:
         languages = one.counts["lang"]
-        lengths = [
-            f"{name} {length.shortest} / {length.median:.0f} / {length.p95:.0f} / {length.longest}"
-            for name, length in one.lengths.items()
-        ]
-        repeats = one.repeats
         table.add_row(
             escape(one.file),
             f"{one.rows}",
             *(f"{languages.get(lang, 0) / max(1, one.rows):.0%}" for lang in ("zh", "en")),
-            "\n".join(lengths),
-            f"{one.distinct[0]:.2f} / {one.distinct[1]:.2f}",
-            f"{repeats.exact} / {repeats.normalised} / {repeats.near}",
+            *(f"{share:.2f}" for share in one.distinct),
         )
+    return table
+
+
+def _lengths_table(report: Report) -> Table:
+    table = _table("Characters", "file", "text", "min", "median", "p95", "max")
+    for one in report.files:
+        for name, length in one.lengths.items():
+            figures = (length.shortest, length.median, length.p95, length.longest)
+            table.add_row(escape(one.file), name, *(f"{figure:.0f}" for figure in figures))
+    return table
+
+
+def _repeats_table(report: Report) -> Table:
+    table = _table("Repeats", "file", "exact", "normalised", "near")
+    for one in report.files:
+        found = one.repeats
+        table.add_row(escape(one.file), f"{found.exact}", f"{found.normalised}", f"{found.near}")
+    return table
+
+
+def _table(title: str, *headers: str) -> Table:
+    """A table of a file's figures; small enough for 80 columns, where no header is cut."""
+    table = Table(title=title, title_justify="left")
+    for header in headers:
+        figure = header not in ("file", "text")
+        table.add_column(header, justify="right" if figure else "left", no_wrap=True)
     return table
 
 

@@ -111,9 +111,23 @@ def file_named(report: Report, name: str) -> FileReport:
     return next(one for one in report.files if one.file == name)
 
 
-def test_the_shipped_data_has_no_problems() -> None:
-    report = inspect_data(ROOT / "data", ROOT / "clip_data" / "sneaker_tag.txt")
-    assert [str(problem) for problem in report.problems] == []
+@pytest.fixture(scope="module")
+def shipped() -> Report:
+    return inspect_data(ROOT / "data", ROOT / "clip_data" / "sneaker_tag.txt")
+
+
+def test_the_shipped_data_has_no_problems(shipped: Report) -> None:
+    assert [str(problem) for problem in shipped.problems] == []
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_report_on_the_shipped_data_is_cut_nowhere(shipped: Report, width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render(shipped))
+    shown = console.export_text()
+    assert "…" not in shown
+    for words in ("distinct-2", "normalised", "median", "data/eval/unanswerable.jsonl"):
+        assert words in shown
 
 
 def test_clean_files_have_no_findings(data: DataFolder) -> None:
