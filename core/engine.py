@@ -15,7 +15,7 @@ import structlog
 
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
 from core.followup import Resolved, resolve
-from core.grounding import Ground, guarded, is_refusal, used_passages
+from core.grounding import Ground, copies, guarded, is_refusal, stands_on_one, used_passages
 from core.language import language_of
 from core.messages import (
     ChatMessage,
@@ -407,9 +407,19 @@ class Engine:
         draft.outcome = Outcome.REFUSED if is_refusal(said) else Outcome.ANSWERED
         if draft.outcome is Outcome.ANSWERED:
             used = used_passages(said, draft.passages)
-            if draft.compares and draft.complete and len(used) < len(draft.passages):
-                raise AnswerUnsupported("The answer is about one of two things to compare.")
+            if draft.complete:
+                self._check_sources(draft, said, used)
             draft.sources = _sources(used)
+
+    def _check_sources(self, draft: _Draft, said: str, used: Sequence[Passage]) -> None:
+        """Raise `AnswerUnsupported` for a comparison of one thing, or one thing said of another."""
+        if draft.compares:
+            if len(used) < len(draft.passages):
+                raise AnswerUnsupported("The answer is about one of two things to compare.")
+        elif copies(self._options.min_support) and not stands_on_one(said, draft.passages):
+            raise AnswerUnsupported(
+                "The answer stands on none of its passages, or on parts of several."
+            )
 
     async def _pieces(
         self, draft: _Draft, sampling: Sampling, span: Span

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
 
+from core.copying import Originals
 from core.errors import AnswerUnsupported
 from core.knowledge import sentences
 from core.messages import Passage
@@ -55,10 +56,12 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# A syllable said four times in a row, eight blanks, or a phrase three times: the model has lost its
-# way.
+# A syllable said four times in a row, eight blanks or other marks, or a phrase three times: the
+# model has lost its way.
 _SYLLABLES, _SYLLABLE_TIMES = range(1, 9), 4
-_BLANKS = 8
+_SAME = 8
+# What a line or a table is drawn with.
+_LINES = "-—–_=*.·…~～|"
 # Nor is a sentence of so many characters said twice.
 _SENTENCE = 12
 # From this support on a model copies: each sentence has its figures from one passage.
@@ -109,7 +112,10 @@ class Ground:
     titles: dict[str, frozenset[str]]
     """The shingles of the passage that a title (casefolded) is of."""
     figures: tuple[frozenset[Quantity], ...]
-    """What each passage and the rest holds, for a model that copies."""
+    shares: tuple[frozenset[str], ...]
+    """What each passage and the rest holds, figures and shingles, for a model that copies."""
+    originals: Originals
+    """What a model that copies copies from."""
 
     @classmethod
     def of(cls, passages: Iterable[str], min_support: float, *, also: Iterable[str] = ()) -> Ground:
@@ -120,6 +126,7 @@ class Ground:
         paraphrases stay well above it. What the passages deny may not be said, nor the contrary;
         questions deny nothing.
         """
+        passages, copying = list(passages), copies(min_support)
         held, beside = [_of_passage(one) for one in passages], _Holdings.of("\n".join(also))
         known = [*held, beside]
         return cls(
@@ -129,9 +136,9 @@ class Ground:
             min_support,
             reduce(or_, (one.polarity for one in held), Polarity.of("")),
             {one.title: one.shingles for one in held if one.title},
-            tuple(one.quantities | beside.quantities for one in held)
-            if min_support >= _COPIES
-            else (),
+            tuple(one.quantities | beside.quantities for one in held if copying),
+            tuple(one.shingles | beside.shingles for one in held if copying),
+            Originals.of(passages if copying else ()),
         )
 
     def unsupported(self, text: str, *, finished: bool = True) -> str | None:
@@ -154,10 +161,13 @@ class Ground:
             parts = shingles(sentence)
             if len(parts) <= 4 or not self._speaks_the_language_of(sentence):
                 continue
-            if len(parts & self.shingles) < self.min_support * len(parts):
+            known = max((len(parts & one) for one in self.shares or (self.shingles,)), default=0)
+            if known < self.min_support * len(parts):
                 return sentence
             if self._is_of_another(sentence) or self._mixes_figures(sentence):
                 return sentence
+            if slip := self.originals.slip(sentence):
+                return slip
         return None
 
     def _mixes_figures(self, sentence: str) -> bool:
@@ -215,6 +225,11 @@ class Ground:
         )
 
 
+def copies(min_support: float) -> bool:
+    """Whether so much support is asked of a model that it is one that copies its passages."""
+    return min_support >= _COPIES
+
+
 def shingles(text: str) -> set[str]:
     """Pairs of neighbouring Han characters, and Latin words without their ending."""
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -237,6 +252,24 @@ def used_passages(answer: str, passages: Sequence[Passage]) -> list[Passage]:
             if share >= MIN_OVERLAP and share >= best * _NEARLY:
                 used.setdefault(passage.id, passage)
     return list(used.values())
+
+
+def stands_on_one(answer: str, passages: Sequence[Passage]) -> bool:
+    """Whether one passage has (nearly) as much of each sentence as any other has.
+
+    What a model that copies takes from two passages is said of the wrong thing. Sentences that no
+    passage has are left out; there must be others.
+    """
+    parts = [shingles(f"{passage.title}\n{passage.text}") for passage in passages]
+    common: set[int] | None = None
+    for sentence in sentences(answer):
+        wanted = shingles(sentence)
+        shares = [len(wanted & held) / max(1, len(wanted)) for held in parts]
+        best = max(shares, default=0.0)
+        if best >= MIN_OVERLAP:
+            held_by = {place for place, share in enumerate(shares) if share >= best * _NEARLY}
+            common = held_by if common is None else common & held_by
+    return bool(common)
 
 
 async def guarded(
@@ -318,7 +351,8 @@ def _loops(text: str, end: int) -> bool:
         said = text[end - length : end]
         if _repeats(text, end, length, _SYLLABLE_TIMES) and said.isalpha():
             return True
-    if end >= _BLANKS and text[end - _BLANKS : end].isspace():
+    last = text[max(0, end - _SAME) : end]
+    if end >= _SAME and (last.isspace() or (len(set(last)) == 1 and last[0] not in _LINES)):
         return True
     # A phrase that is said again shows in its last letters, which can be found quickly.
     shortest, longest = _PHRASES[0], _PHRASES[-1]

@@ -39,7 +39,8 @@ _LISTED = 20
 # A passage that is this much less likely than the best, or than certainty, is not worth reading.
 _WORTH_OF_BEST = 0.2
 _WORTH_READING = 0.03
-# The second of two things that are compared is behind the first: 3 to 30 % were seen.
+# The second of two things that are compared may be far behind the best: down to a twentieth of its
+# probability was seen.
 _WORTH_COMPARING = 0.02
 # A follow-up's own words have to be worth so much for their absence to say something: 多少钱 and
 # "cost" are worth 2.4 and 3.4, "when she is five" 1.
@@ -182,7 +183,8 @@ class Retriever:
         ranking = await self.rank(query)
         if ranking.relevance is Relevance.REFUSE:
             return Retrieved(ranking.relevance)
-        likely = [hit for hit in ranking.hits if hit.probability >= _WORTH_COMPARING]
+        least = _WORTH_COMPARING * ranking.hits[0].probability
+        likely = [hit for hit in ranking.hits if hit.probability >= least]
         if both := compared(query.text, [hit.chunk.title for hit in likely]):
             passages = tuple(likely[place].passage for place in both)
             return Retrieved(Relevance.ANSWER, passages, compares=True)

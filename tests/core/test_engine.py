@@ -206,6 +206,17 @@ async def test_of_two_things_to_compare_both_are_quoted(
     assert any(isinstance(event, Replaced) and event.text == reply.text for event in events)
 
 
+@pytest.mark.parametrize(
+    ("min_support", "outcome"), [(0.7, Outcome.QUOTED), (0.3, Outcome.ANSWERED)]
+)
+async def test_what_a_copying_model_says_of_no_passage_gives_way_to_a_quote(
+    store: Store, min_support: float, outcome: Outcome
+) -> None:
+    expert = desk(store, "好的。是。")
+    expert.engine._options = replace(expert.engine._options, min_support=min_support)
+    assert (await expert.say("帆布鞋怎么洗？")).outcome is outcome
+
+
 async def test_an_adapter_that_the_server_lost_gives_way_to_the_base_model(store: Store) -> None:
     expert = desk(store, ModelMissing("There is none."), "一字拖适合泳池边穿，不适合跑步。")
     reply = await expert.say("一字拖适合什么时候穿？")

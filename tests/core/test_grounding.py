@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal, used_passages
+from core.grounding import Ground, guarded, is_refusal, stands_on_one, used_passages
 from core.messages import Passage
 from core.model import Piece
 from core.quantities import quantities
@@ -155,6 +155,39 @@ async def test_blanks_without_end_are_stopped() -> None:
     text, whole = await shown(["So, ", *[" "] * 40], EN)
     assert not whole
     assert len(text) < 12
+
+
+async def test_a_mark_without_end_is_stopped_but_no_line() -> None:
+    text, whole = await shown(["So, don", *["'"] * 40], EN)
+    assert not whole
+    assert len(text) < 18
+    assert await shown(["So:\n", *["-"] * 20], EN) == ("So:\n" + "-" * 20, True)
+
+
+def test_a_sentence_is_of_one_passage_where_a_model_copies() -> None:
+    other = "乐福鞋\n乐福鞋是没有鞋带的一脚蹬皮鞋，鞋面有横带或流苏装饰。"
+    mixed = "帆布鞋用软刷蘸温水刷洗，鞋面有横带或流苏装饰。"
+    canvas = "帆布鞋\n帆布鞋用软刷蘸温水刷洗，阴凉处晾干。"
+    assert Ground.of([canvas, other], 0.7).unsupported(mixed) == mixed
+    assert Ground.of([canvas, other], 0.3).unsupported(mixed) is None
+    whole = "帆布鞋用软刷蘸温水刷洗，阴凉处晾干。"
+    assert Ground.of([canvas, other], 0.7).unsupported(whole) is None
+    assert (
+        Ground.of([canvas, other], 0.7).unsupported("帆布鞋用软刷蘸温水刷一洗，阴凉处晾干。")
+        == "一"
+    )
+
+
+def test_an_answer_stands_on_one_passage_or_is_pieced_together() -> None:
+    canvas = Passage("canvas", "帆布鞋", "帆布鞋用软刷蘸温水刷洗。阴凉处晾干。", "", "", "zh")
+    suede = Passage("suede", "麂皮", "麂皮要用橡皮擦擦掉污渍。不能沾水。", "", "", "zh")
+    twin = Passage("twin", "帆布鞋面", "帆布鞋用软刷蘸温水刷洗。会褪色。", "", "", "zh")
+    passages = [canvas, suede, twin]
+    assert stands_on_one("你好！帆布鞋用软刷蘸温水刷洗。阴凉处晾干。", passages)
+    assert not stands_on_one("帆布鞋用软刷蘸温水刷洗。麂皮要用橡皮擦擦掉污渍。", passages)
+    assert not stands_on_one("今天天气很好。", passages)
+    assert not stands_on_one("", passages)
+    assert not stands_on_one("阴凉处晾干。", [])
 
 
 def test_a_sentence_from_nowhere_is_caught() -> None:
