@@ -329,8 +329,14 @@ class ChatPage:
         return self._last
 
     async def _catch_up(self) -> None:
-        """Follow what is under way and not on the page yet; on every connection."""
+        """Show what is under way, or has ended, and is not on the page yet; on every connection.
+
+        An answer may end after the page was made and before its browser has connected. What is
+        waiting is asked for first: what ends in between is among the others then.
+        """
         waiting = await self._desk.inbox.pending(self._conversation_id)
+        for one in await self._said():
+            await self._on_asked(one.message_id if isinstance(one, Turn) else one.message.id)
         await asyncio.gather(*(self._on_asked(message.id) for message in waiting))
 
     async def _on_asked(self, message_id: str) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -491,6 +492,27 @@ def test_a_reload_in_the_middle_resumes_the_answer(visit: Visit) -> None:
     visitor.site.model_gate(open_=True)
     expect(visitor.answers.first).to_contain_text("再阴干")
     assert len(visitor.turns()) == 1
+
+
+def test_an_answer_that_ends_while_the_page_loads_is_shown(visit: Visit) -> None:
+    """After the page was made, and before its browser has connected."""
+    visitor = visit()
+    visitor.site.model_gate(open_=False)
+    visitor.box.fill("帆布鞋怎么洗？")
+    visitor.box.press("Enter")
+    expect(visitor.page.locator(".prose.growing")).to_contain_text("先拆下鞋带")
+
+    def hold(route: Route) -> None:
+        visitor.site.model_gate(open_=True)
+        while not visitor.turns():
+            time.sleep(0.05)
+        route.continue_()
+
+    visitor.page.route("**/nicegui.js", hold)
+    visitor.reload()
+    expect(visitor.answers).to_have_count(1)
+    expect(visitor.answers.first).to_contain_text("再阴干")
+    expect(visitor.page.locator("#conversations nav")).to_contain_text("帆布鞋怎么洗？")
 
 
 def test_a_dropped_connection_resumes_the_answer(visit: Visit) -> None:
