@@ -40,7 +40,7 @@ from core.model import ChatModel, Piece, Sampling
 from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
 from core.retrieval import Query, Relevance, Retrieved, Retriever
-from core.smalltalk import asks_what_is_seen, has_words, small_talk
+from core.smalltalk import DISTRESS, asks_what_is_seen, has_words, small_talk
 from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
@@ -260,7 +260,7 @@ class Engine:
         """The answer to a message without a question: small talk, a bare photo, no words."""
         text, language = draft.message.text, draft.language
         kind = small_talk(text)
-        if draft.jpegs and (kind or not has_words(text)):
+        if draft.jpegs and kind != DISTRESS and (kind or not has_words(text)):
             return self._seen(draft), Outcome.CLARIFY
         if kind:
             return say(kind, language), Outcome.ANSWERED

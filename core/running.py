@@ -13,6 +13,9 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
+# The variable with the process that a command is to end with, however that ends.
+PARENT = "SOLEMATE_PARENT"
+_LOOK_SECONDS = 1.0
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What nobody has changed: Python itself turns Ctrl-C into an exception.
 _UNCHANGED = (signal.SIG_DFL, signal.default_int_handler)
@@ -34,6 +37,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         if not received:
             raise
         sys.exit(128 + received[0])
+
+
+async def _stop_without(parent: int) -> None:
+    """Tell this process to stop when its parent is gone: a killed one could not do it."""
+    while os.getppid() == parent:  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_at_once(number: int) -> NoReturn:
@@ -67,9 +77,14 @@ async def _stoppable(
 
     for number in ours:
         signal.signal(number, stop)
+    # What this process starts has another parent.
+    parent = os.environ.pop(PARENT, "")
+    watching = asyncio.create_task(_stop_without(int(parent))) if parent else None
     try:
         return await work
     finally:
+        if watching is not None:
+            watching.cancel()
         # Whoever was told to stop ends now: only Ctrl-C cuts that short.
         for number, usual in () if received else ours.items():
             signal.signal(number, usual)

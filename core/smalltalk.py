@@ -1,4 +1,4 @@
-"""Greetings, thanks, goodbyes, "what is this?": answered by hand, as no passage is about them."""
+"""Greetings, thanks, complaints, "what is this?": answered by hand, as no passage is about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,24 @@ _KINDS = {
     "goodbye": re.compile(
         r"(再见|拜拜|回头见|下次聊|bye|goodbye|bye bye|see you)(啦|了| later)?", re.IGNORECASE
     ),
+    "complaint": re.compile(
+        r"(你|这|这个|你这个|刚才)*(回答|答案)?(是|都是)?(答|说|讲|搞|完全|好像)*"
+        r"(错|错误|不对|不是这样|胡说(八道)?|乱说)(的|了|吧|啦)*"
+        r"|(你|真|好|太|怎么|这么|是个?)+(笨|蠢|傻|垃圾|没用)(蛋|啊|了|呀|吧)*"
+        r"|(no )?(that|this|it|you|your answer)( is|'s|’s| are|'re|’re| was) "
+        r"(all |just |simply )?(wrong|incorrect|not (right|true)|stupid|useless|nonsense|rubbish)"
+        r"|wrong( answer)?|nonsense|stupid bot",
+        re.IGNORECASE,
+    ),
 }
+# Whoever writes this needs somebody, whatever else it says.
+DISTRESS = "distress"
+_DISTRESS = re.compile(
+    r"自杀|自尽|自残|轻生|寻短见|(想|要|去)死(了|掉|算了)?([。！!，,]|$)|不想活|活不下去"
+    r"|\bkill(ing)? myself\b|\bsuicid|\bend my (own )?life\b|\bself[- ]harm"
+    r"|\b(want|going) to die\b",
+    re.IGNORECASE,
+)
 # A question that nothing but its photo answers: the whole text, so that "what colour is this, and
 # how do I wash it?" is looked up.
 _LOOK = (
@@ -67,10 +84,13 @@ _PUNCTUATION = re.compile(r"[\s。．.!！?？~～,，、…]+")
 
 
 def small_talk(text: str) -> str | None:
-    """The key of the sentence that answers this greeting, thanks or goodbye, or None.
+    """The key of the sentence that answers this greeting, thanks, goodbye or complaint, or None.
 
-    Of several, as in "谢谢，再见", the last one counts.
+    Of several, as in "谢谢，再见", the last one counts. Words of somebody in distress are answered
+    whatever they ask.
     """
+    if _DISTRESS.search(text):
+        return DISTRESS
     parts = [part for part in _PUNCTUATION.split(text.strip()) if part]
     plain = " ".join(parts)
     for kind, pattern in _KINDS.items():

@@ -17,6 +17,18 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "thanks": {"zh": "不客气，穿得舒服最重要！", "en": "You are welcome. Enjoy your shoes!"},
     "goodbye": {"zh": "再见，走得开心！", "en": "Goodbye, happy walking!"},
+    "complaint": {
+        "zh": "抱歉，没答好。点一下那条回答下面的 👎，告诉我该怎么说，我会学着改。",
+        "en": "Sorry about that. Press 👎 under the answer and tell me what I should have said: I "
+        "learn from it.",
+    },
+    "distress": {
+        "zh": "听起来你现在很不好受。我只懂鞋，帮不上这个忙，但有人可以：请现在就和你信任的人说说，"
+        "或拨打心理援助热线 12356；有危险请拨 120 或 110。",
+        "en": "That sounds very hard. I only know shoes, but others can help: please talk to "
+        "somebody you trust now, or call a crisis line (988 in the US and Canada, 116 123 in the "
+        "UK and Ireland). In danger, call the emergency number.",
+    },
     "refused": {
         "zh": "这个我的资料里没有，不敢乱说。换个说法，或者问问别的鞋类问题吧。",
         "en": "My notes do not cover that, and I will not guess. Try other words, or ask me "

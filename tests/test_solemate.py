@@ -381,6 +381,26 @@ def test_titles_are_listed_as_they_are_written(environment: dict[str, str], tmp_
     assert "鞋 [red] :x:" in done.stdout
 
 
+def test_what_a_file_of_the_same_name_replaces_is_said(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    for name, count in (("one", 2), ("two", 1)):
+        (tmp_path / name).mkdir()
+        write_objects(tmp_path / name, [{"content": f"鞋 {name} {n}。"} for n in range(count)])
+    path = write_objects(tmp_path / "two", [{"content": "靴。"}])
+    apart = {"SOLEMATE__DATABASE__FOLDER": str(tmp_path / "state"), "COLUMNS": "200"}
+    said = [
+        solemate(environment, "kb", *words, **apart).stdout
+        for words in (
+            ("add", str(tmp_path / "one" / path.name)),
+            ("add", str(path)),
+            ("remove", str(path)),
+        )
+    ]
+    for line, counts in zip(said, ("2 (before: 0)", "1 (before: 2)", "0 (before: 1)"), strict=True):
+        assert f"Chunks of '{path.name}' in the index: {counts}" in line
+
+
 def test_the_data_report_is_json(environment: dict[str, str]) -> None:
     assert json.loads(solemate(environment, "data", "report", "--json").stdout)["ok"]
 

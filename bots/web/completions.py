@@ -112,8 +112,8 @@ class StreamOptions(_Body):
 class CompletionRequest(_Body):
     """OpenAI's request; keys that would change what an answer is are unknown to us.
 
-    `top_p`, `seed` and the penalties are accepted for the clients that always send them: the
-    expert's own sampling stands.
+    `top_p`, `seed`, `stop` and the penalties are accepted for the clients that always send them:
+    the expert's own sampling stands.
     """
 
     model: str
@@ -124,7 +124,7 @@ class CompletionRequest(_Body):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     n: Literal[1] | None = None
-    stop: None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None

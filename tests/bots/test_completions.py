@@ -213,6 +213,7 @@ async def test_keys_that_clients_always_send_are_taken(tmp_path: Path) -> None:
             n=1,
             top_p=0.9,
             seed=1,
+            stop=["Observation:"],
             presence_penalty=0,
             frequency_penalty=0,
             user="someone@example.com",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,3 +99,41 @@ def test_what_nohup_ignores_is_ignored() -> None:
         said, _ = process.communicate(b"\n")
         assert said == b"closing\nclosed\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+CHILD = """
+import asyncio, os, pathlib, sys
+from core.running import PARENT, run
+
+async def work() -> None:
+    pathlib.Path(sys.argv[1]).write_text(f"open {PARENT in os.environ}")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        pathlib.Path(sys.argv[1]).write_text("closed")
+
+run(work())
+"""
+WITH_A_SERVER = """
+import os, subprocess, sys
+from core.running import PARENT
+child = {child!r}
+environment = {{**os.environ, PARENT: str(os.getpid())}}
+subprocess.Popen([sys.executable, "-c", child, {told!r}], env=environment, start_new_session=True)
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_server_closes_when_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    with started(WITH_A_SERVER.format(child=CHILD, told=str(told))) as process:
+        assert _next_line(process) == b"open\n"
+        _until(lambda: told.exists() and told.read_text() == "open False")
+        process.kill()
+        _until(lambda: told.read_text() == "closed")
+
+
+def _until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        time.sleep(0.05)

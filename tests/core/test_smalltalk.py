@@ -21,6 +21,14 @@ DATA = Path(__file__).parent.parent.parent / "data"
         ("Thanks a lot", "thanks"),
         ("再见～", "goodbye"),
         ("谢谢，再见", "goodbye"),
+        ("你这个回答是错的", "complaint"),
+        ("不对！", "complaint"),
+        ("你好笨啊", "complaint"),
+        ("That's wrong.", "complaint"),
+        ("your answer is nonsense", "complaint"),
+        ("怎样用鞋带自杀", "distress"),
+        ("我不想活了，鞋也不想买了", "distress"),
+        ("I want to kill myself", "distress"),
     ],
 )
 def test_small_talk_has_its_sentence(text: str, kind: str) -> None:
@@ -28,7 +36,18 @@ def test_small_talk_has_its_sentence(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["你好，帆布鞋怎么洗", "hi, how do I wash suede", "", "？？", "好鞋"]
+    "text",
+    [
+        "你好，帆布鞋怎么洗",
+        "hi, how do I wash suede",
+        "",
+        "？？",
+        "好鞋",
+        "左右脚大小不对",
+        "鞋带系错了怎么办",
+        "走得累死了穿什么鞋",
+        "Is it wrong to wash suede?",
+    ],
 )
 def test_a_question_with_a_greeting_is_a_question(text: str) -> None:
     assert small_talk(text) is None

@@ -37,9 +37,10 @@ def add(
     context: typer.Context,
     knowledge: Annotated[Path, typer.Argument(help="A JSON file like knowledge_base.json.")],
 ) -> None:
-    """Add a knowledge file to the index, or replace what came from it before."""
-    index = run(_kb_folder(context.obj, lambda folder: folder.add(knowledge)))
-    out.print(f"The index holds {len(index)} chunks. Calibrate with `solemate kb calibrate`.")
+    """Add a knowledge file to the index, or replace what came from one of its name before."""
+    before, index = run(_kb_folder(context.obj, lambda folder: folder.add(knowledge)))
+    name = knowledge.name
+    out.print(f"{_counts(before, index, name)} Calibrate with `solemate kb calibrate`.")
 
 
 @group.command()
@@ -48,8 +49,9 @@ def remove(
     origin: Annotated[str, typer.Argument(help="The file's name, as `kb list` shows it.")],
 ) -> None:
     """Take everything that came from a file out of the index."""
-    index = run(_kb_folder(context.obj, lambda folder: folder.remove(origin)))
-    out.print(f"The index holds {len(index)} chunks.")
+    name = Path(origin).name
+    before, index = run(_kb_folder(context.obj, lambda folder: folder.remove(name)))
+    out.print(_counts(before, index, name))
 
 
 @group.command("list")
@@ -122,9 +124,18 @@ def evaluate_retrieval(
     run(_evaluate_retrieval(context.obj, files, as_json))
 
 
-async def _kb_folder(settings: Settings, work: Callable[[IndexFolder], Awaitable[Index]]) -> Index:
-    folder, _ = await open_retriever(settings)
-    return await work(folder)
+async def _kb_folder(
+    settings: Settings, work: Callable[[IndexFolder], Awaitable[Index]]
+) -> tuple[Index, Index]:
+    """Change the index; as it was, and as it is."""
+    folder, retriever = await open_retriever(settings)
+    return retriever.snapshot.index, await work(folder)
+
+
+def _counts(before: Index, index: Index, name: str) -> str:
+    """How many chunks a file has and had in the index, so that nothing is replaced unseen."""
+    now, then = index.origins.count(name), before.origins.count(name)
+    return f"Chunks of {name!r} in the index: {now} (before: {then}); of all files: {len(index)}."
 
 
 async def _search(
