@@ -93,7 +93,7 @@ def open_photo(data: bytes, limits: PhotoLimits) -> Image.Image:
     too large (`photo_large`), too narrow (`photo_shape`) or damaged (`photo_broken`).
     """
     if len(data) > limits.max_bytes:
-        raise _too_large(f"{len(data)} bytes; the limit is {limits.max_bytes}")
+        raise _too_large(f"{len(data):,} bytes; the limit is {limits.max_bytes:,}")
     kind = _kind(data)
     with _decoding(kind), Image.open(io.BytesIO(data), formats=(kind,)) as image:
         _check_size(image.size, kind, limits)
@@ -125,7 +125,7 @@ def decode_base64(text: str, limits: PhotoLimits) -> bytes:
     url = _DATA_URL.match(text)
     encoded = text[url.end() :] if url else text
     if len(encoded) > 4 * -(-limits.max_bytes // 3):
-        raise _too_large(f"{len(encoded)} characters; the limit is {limits.max_bytes} bytes")
+        raise _too_large(f"{len(encoded):,} characters; the limit is {limits.max_bytes:,} bytes")
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as exc:
@@ -153,8 +153,7 @@ def _kind(data: bytes) -> str:
         raise _rejected_container(data)
     foreign = next((name for start, name in _FOREIGN if data.lstrip().startswith(start)), "")
     raise ImageRejected(
-        f"The file is {foreign or 'of an unknown kind'} (it starts with {data[:8]!r}): send JPEG, "
-        "PNG, WebP or GIF.",
+        f"The file is {foreign or 'of an unknown kind'}: send JPEG, PNG, WebP or GIF.",
         code="photo_format",
     )
 
@@ -170,7 +169,7 @@ def _rejected_container(data: bytes) -> ImageRejected:
         )
     name = "AVIF" if brands & _AVIF_BRANDS else "a film"
     return ImageRejected(
-        f"The file is {name} (brand {data[8:12]!r}): send JPEG, PNG, WebP or GIF.",
+        f"The file is {name}: send JPEG, PNG, WebP or GIF.",
         code="photo_format",
     )
 
@@ -193,7 +192,7 @@ def _check_size(size: tuple[int, int], kind: str, limits: PhotoLimits) -> None:
         most //= 2  # its decoder holds four copies of the picture where the others hold two
     width, height = size
     if width * height > most:
-        raise _too_large(f"{width}x{height} pixels; the limit is {most} in all")
+        raise _too_large(f"{width}x{height} pixels; the limit is {most:,} in all")
     if max(size) > MAX_RATIO * min(size):
         raise ImageRejected(
             f"The photo is {width}x{height} pixels, narrower than 1:{MAX_RATIO}: crop it to the "

@@ -84,6 +84,9 @@
     );
     if (asked) atEnd = true;
     if (atEnd) toEnd();
+    else if (records.some(({ addedNodes }) => [...addedNodes].some((node) => node.matches?.(".why")))) {
+      document.querySelector(".why").scrollIntoView({ block: "nearest" });
+    }
   };
 
   const actions = {

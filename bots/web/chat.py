@@ -107,7 +107,7 @@ class ChatPage:
             )
         with Tag("div", classes="shell", data_reconnecting=words("reconnecting")):
             self._build_sidebar(wishes)
-            with Tag("main", classes="main"):
+            with Tag("div", classes="main"):
                 self._build_topbar()
                 self._build_thread()
                 self._build_dock()

@@ -364,6 +364,16 @@ def test_what_unfolds_at_the_end_of_the_thread_comes_into_view(visit: Visit) -> 
     expect(visitor.page.locator(".sources li")).to_be_in_viewport(ratio=1)
 
 
+def test_the_form_of_an_answer_further_up_comes_into_view(visit: Visit) -> None:
+    visitor = visit()
+    visitor.page.set_viewport_size({"width": 900, "height": 520})
+    visitor.ask("帆布鞋怎么洗？")
+    visitor.ask("帆布会发黄吗？")
+    visitor.page.locator(".question").first.scroll_into_view_if_needed()
+    visitor.page.get_by_role("button", name="没帮助").first.click()
+    expect(visitor.page.locator(".why")).to_be_in_viewport(ratio=0.95)
+
+
 def test_a_follow_up_belongs_to_the_same_conversation(visit: Visit) -> None:
     visitor = visit()
     visitor.ask("帆布鞋怎么洗？")
