@@ -198,12 +198,12 @@ class Engine:
         with draft.span.child("retrieval") as span:
             found = await self._search(draft)
             span.note(passages=len(found.passages), relevance=found.relevance.value)
+        draft.lead = self._differs(draft)
         if found.relevance is not Relevance.ANSWER:
             self._decline(draft, found)
             yield Delta(draft.text)
             return
         yield Found(draft.passages)
-        draft.lead = self._differs(draft)
         if draft.lead:
             yield Delta(draft.lead)
         async with aclosing(self._write(draft, turns, stop)) as events:
@@ -335,7 +335,7 @@ class Engine:
             offered = readable or found.passages
             draft.suggestions = tuple(dict.fromkeys(passage.title for passage in offered))
             draft.outcome = Outcome.CLARIFY
-            draft.text = ask_back(draft.suggestions, draft.language)
+            draft.text = draft.lead + ask_back(draft.suggestions, draft.language)
         else:
             draft.outcome = Outcome.REFUSED
             draft.text = say("refused", draft.language)

@@ -295,6 +295,16 @@ async def test_words_win_over_the_photo_and_the_answer_says_what_was_seen(store:
     assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。")
 
 
+async def test_a_choice_too_says_that_the_photo_looked_otherwise(store: Store) -> None:
+    expert = desk(store)
+    unsure = replace(DEFAULT, answer_from=2.0, clarify_from=0.0)
+    expert.retriever.use(replace(expert.retriever.snapshot, calibration=unsure))
+    reply = await expert.say("红色帆布鞋怎么洗？", photo())
+    assert reply.outcome is Outcome.CLARIFY
+    assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。你想问的是")
+    assert reply.suggestions
+
+
 async def test_a_quote_too_says_that_the_photo_looked_otherwise(store: Store) -> None:
     expert = desk(store, ModelUnavailable("Away."))
     reply = await expert.say("红色帆布鞋怎么洗？", photo())
