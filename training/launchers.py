@@ -163,6 +163,7 @@ class LocalLauncher:
                 while chunk := words.read(_CHUNK):
                     yield chunk
                 if over:
+                    await self._reap(job)
                     return
                 yield b""
                 await self._pause(job)
@@ -190,6 +191,12 @@ class LocalLauncher:
     async def fetch(self, job: Job, output: Path) -> Path:
         """The folder itself: it is on this machine."""
         return output
+
+    async def _reap(self, job: Job) -> None:
+        """Let our own child come to its end: it notes its exit status just before."""
+        if (child := self._children.get(job.folder)) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(child.wait(), self._stop_polls * _POLL_SECONDS)
 
     async def _pause(self, job: Job) -> None:
         """Wait a moment, or until our own child ends."""
