@@ -16,7 +16,7 @@ import structlog
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
 from core.followup import Resolved, resolve
 from core.grounding import Ground, copies, guarded, is_refusal, stands_on_one, used_passages
-from core.language import language_of
+from core.language import language_asked_for, language_of
 from core.messages import (
     ChatMessage,
     Delta,
@@ -504,7 +504,9 @@ class Engine:
 
 
 def _language(message: UserMessage, turns: Sequence[Turn]) -> Language:
-    """The person's choice, else the text's, else (a bare photo, "👍") the conversation's."""
+    """What the text asks for, the person's choice, the text's, or (a bare photo) the last one."""
+    if (wanted := language_asked_for(message.text)) is not None:
+        return wanted
     if message.language is not None:
         return message.language
     if turns and not any(char.isalpha() for char in message.text):

@@ -42,6 +42,28 @@ _ENGLISH = frozenset(
 )
 
 
+_IN_ENGLISH = re.compile(
+    r"用英[文语語](来|來)?(回答|回复|回覆|说|說|讲|講|写|寫|告诉|告訴|解释|解釋)"
+    r"|\b(answer|reply|respond|write|explain|speak)\b.{0,20}\bin english\b"
+    r"|\bin english,? please\b",
+    re.IGNORECASE,
+)
+_IN_CHINESE = re.compile(
+    r"用(中文|汉语|漢語|普通话|國語|国语)(来|來)?"
+    r"(回答|回复|回覆|说|說|讲|講|写|寫|告诉|告訴|解释|解釋)"
+    r"|\b(answer|reply|respond|write|explain|speak)\b.{0,20}\bin (chinese|mandarin)\b"
+    r"|\bin (chinese|mandarin),? please\b",
+    re.IGNORECASE,
+)
+
+
+def language_asked_for(text: str) -> Language | None:
+    """The language that a text asks to be answered in, None where it asks for none."""
+    if _IN_ENGLISH.search(text):
+        return "en"
+    return "zh" if _IN_CHINESE.search(text) else None
+
+
 def language_of(text: str) -> Language | None:
     """Chinese, English, or None for a text in another script or, as far as we can tell, language.
 

@@ -184,6 +184,23 @@ COMPARED = "一字拖和固特异工艺有什么区别"
 BOTH = "一字拖适合泳池边穿，不适合跑步。固特异工艺可以多次换底。"
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("请用英文回答：切尔西靴是什么？", "en"),
+        ("Chelsea boots, please answer in Chinese", "zh"),
+        ("What are Chelsea boots? In Chinese, please.", "zh"),
+        ("用英语说，什么是 Chelsea boots", "en"),
+        ("切尔西靴的英文怎么说", "zh"),
+        ("Are Chinese sizes in millimetres?", "en"),
+    ],
+)
+async def test_an_answer_comes_in_the_language_that_is_asked_for(
+    store: Store, text: str, language: str
+) -> None:
+    assert (await desk(store, "Chelsea boots have elastic sides.").say(text)).language == language
+
+
 async def test_of_two_things_to_compare_both_are_said(store: Store) -> None:
     expert = desk(store, BOTH)
     reply = await expert.say(COMPARED)
