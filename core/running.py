@@ -13,16 +13,14 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# The variable with the process that a command is to end with, however that ends.
-PARENT = "SOLEMATE_PARENT"
 _LOOK_SECONDS = 1.0
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What nobody has changed: Python itself turns Ctrl-C into an exception.
 _UNCHANGED = (signal.SIG_DFL, signal.default_int_handler)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work; its result.
+def run(work: Coroutine[Any, Any, T], *, parent: int | None = None) -> T:
+    """Do the work; its result. With a `parent` it ends when that process is gone.
 
     Ctrl-C, SIGTERM and a terminal that is closed end it: what it has opened is closed, child
     processes with it. Then the process exits with 128 and the signal's number, as shells say it.
@@ -32,7 +30,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     # What is ignored, as nohup has it, stays ignored.
     ours = {one: how for one in _ENDINGS if (how := signal.getsignal(one)) in _UNCHANGED}
     try:
-        return asyncio.run(_stoppable(work, received, ours))
+        return asyncio.run(_stoppable(work, received, ours, parent))
     except asyncio.CancelledError:
         if not received:
             raise
@@ -62,7 +60,10 @@ def _children() -> list[int]:
 
 
 async def _stoppable(
-    work: Coroutine[Any, Any, T], received: list[int], ours: Mapping[signal.Signals, Any]
+    work: Coroutine[Any, Any, T],
+    received: list[int],
+    ours: Mapping[signal.Signals, Any],
+    parent: int | None,
 ) -> T:
     """Do the work; the first signal cancels it, and is noted."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -77,9 +78,7 @@ async def _stoppable(
 
     for number in ours:
         signal.signal(number, stop)
-    # What this process starts has another parent.
-    parent = os.environ.pop(PARENT, "")
-    watching = asyncio.create_task(_stop_without(int(parent))) if parent else None
+    watching = None if parent is None else asyncio.create_task(_stop_without(parent))
     try:
         return await work
     finally:

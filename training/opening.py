@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,11 +28,11 @@ log = structlog.get_logger()
 def embedded_server(
     settings: Settings, model: OpenAIChatModel
 ) -> AbstractAsyncContextManager[None]:
-    """The embedded model server as a child process, with our settings."""
+    """The embedded model server as a child process, with our settings; it ends when we do."""
     from training.servers.process import model_server
 
     return model_server(
-        own_command("serve"),
+        own_command("serve", "--parent", str(os.getpid())),
         healthy=model.healthy,
         log_file=settings.state / "model-server.log",
     )

@@ -102,24 +102,23 @@ def test_what_nohup_ignores_is_ignored() -> None:
 
 
 CHILD = """
-import asyncio, os, pathlib, sys
-from core.running import PARENT, run
+import asyncio, pathlib, sys
+from core.running import run
 
 async def work() -> None:
-    pathlib.Path(sys.argv[1]).write_text(f"open {PARENT in os.environ}")
+    told = pathlib.Path(sys.argv[1])
+    told.write_text("open")
     try:
         await asyncio.Event().wait()
     finally:
-        pathlib.Path(sys.argv[1]).write_text("closed")
+        told.write_text("closed")
 
-run(work())
+run(work(), parent=int(sys.argv[2]))
 """
 WITH_A_SERVER = """
 import os, subprocess, sys
-from core.running import PARENT
-child = {child!r}
-environment = {{**os.environ, PARENT: str(os.getpid())}}
-subprocess.Popen([sys.executable, "-c", child, {told!r}], env=environment, start_new_session=True)
+command = [sys.executable, "-c", {child!r}, {told!r}, str(os.getpid())]
+subprocess.Popen(command, start_new_session=True)
 print("open", flush=True)
 sys.stdin.readline()
 """
@@ -129,7 +128,7 @@ def test_a_server_closes_when_the_one_that_started_it_is_killed(tmp_path: Path) 
     told = tmp_path / "told"
     with started(WITH_A_SERVER.format(child=CHILD, told=str(told))) as process:
         assert _next_line(process) == b"open\n"
-        _until(lambda: told.exists() and told.read_text() == "open False")
+        _until(lambda: told.exists() and told.read_text() == "open")
         process.kill()
         _until(lambda: told.read_text() == "closed")
 

@@ -48,6 +48,9 @@ def serve(
     only_print: Annotated[
         bool, typer.Option("--print", help="Show vLLM's or LLaMA-Factory's command and stop.")
     ] = False,
+    parent: Annotated[
+        int | None, typer.Option(hidden=True, help="End when this process is gone.")
+    ] = None,
     extra: Annotated[
         list[str] | None, typer.Argument(help="After --: options of vLLM or LLaMA-Factory.")
     ] = None,
@@ -64,7 +67,8 @@ def serve(
             host, port, model or "", adapters, python, only_print, tuple(extra or ())
         )
         by_vllm = engine is ServeEngine.VLLM
-        run((engines.serve_vllm if by_vllm else engines.serve_llamafactory)(settings, wanted))
+        serve_engine = engines.serve_vllm if by_vllm else engines.serve_llamafactory
+        run(serve_engine(settings, wanted), parent=parent)
         return
     if only_print or extra:
         raise ConfigError("The embedded engine runs in this process: no command, no more options.")
@@ -81,7 +85,8 @@ def serve(
     )
     # An adapter that is asked for here has to be right; the settings' one is left out if it is not.
     named = adapter is not None or model is not None
-    run(embedded.serve(options) if named else _serve_with_adapter(settings, options))
+    served = embedded.serve(options) if named else _serve_with_adapter(settings, options)
+    run(served, parent=parent)
 
 
 async def _serve_with_adapter(settings: Settings, options: ServerOptions) -> None:

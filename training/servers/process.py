@@ -13,7 +13,6 @@ from pathlib import Path
 import structlog
 
 from core.errors import ModelUnavailable
-from core.running import PARENT
 
 log = structlog.get_logger()
 
@@ -33,8 +32,8 @@ async def model_server(
 ) -> AsyncIterator[None]:
     """Run `command` while the block runs; enter the block once `healthy()` is true.
 
-    A server that dies later is started again after a second, and one of ours ends when we are
-    killed. Its output goes to `log_file`; `environment` is laid over ours.
+    A server that dies later is started again after a second. Its output goes to `log_file`;
+    `environment` is laid over ours.
     Raises `ModelUnavailable`, naming that file, when it is not healthy within `start_seconds`.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +103,7 @@ async def _start(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment, PARENT: str(os.getpid())},
+            env={**os.environ, **environment},
             # Its own group: Ctrl-C is for us, and we end it after the last answer.
             start_new_session=True,
         )
