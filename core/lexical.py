@@ -89,13 +89,14 @@ class LexicalIndex:
         central = float(self._shares[terms].max(initial=0.0))
         return Match(scores, covered, ideal, central)
 
-    def holding(self, terms: Iterable[str]) -> int:
-        """How many passages hold all of these terms; 0 of no terms."""
+    def in_more_than(self, most: float, terms: Iterable[str]) -> bool:
+        """Whether more than `most` passages hold all of these terms; False for no terms."""
         numbers = [self.vocabulary.get(term, -1) for term in terms]
         if not numbers or min(numbers) < 0:
-            return 0
+            return False
         rows = [self.rows[self.starts[number] : self.starts[number + 1]] for number in numbers]
-        return len(reduce(np.intersect1d, rows))
+        # Most questions have a word that few passages hold.
+        return len(min(rows, key=len)) > most and len(reduce(np.intersect1d, rows)) > most
 
     def with_passages(self, passages: Sequence[Mapping[str, float]]) -> LexicalIndex:
         """This index and, in the rows after its last, `passages` (term -> count)."""

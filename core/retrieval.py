@@ -346,7 +346,7 @@ def _is_common(index: Index, query: Query) -> bool:
     """
     terms = index.recipe.analyzer.question(query.text)
     only_colours = all(tag.group == COLOUR for tag in query.tags)
-    return only_colours and index.lexical.holding(terms) > max(_MANY, _SHARE * len(index))
+    return only_colours and index.lexical.in_more_than(max(_MANY, _SHARE * len(index)), terms)
 
 
 def _is_of_another_figure(chunk: Chunk, asked: set[Quantity]) -> bool:

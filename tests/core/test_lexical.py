@@ -79,6 +79,8 @@ def test_unknown_words_lower_the_coverage() -> None:
 
 def test_passages_that_hold_all_terms_are_counted() -> None:
     index = LexicalIndex.empty().with_passages([{"a": 2.0, "b": 1.0}, {"a": 1.0}, {"b": 1.0}])
-    for terms, holding in ((["a"], 2), (["a", "b"], 1), (["a", "unknown"], 0), ([], 0)):
-        assert index.holding(terms) == holding
-    assert LexicalIndex.empty().holding(["a"]) == 0
+    for terms, held in ((["a"], 2), (["a", "b"], 1), (["a", "unknown"], 0), ([], 0)):
+        assert [index.in_more_than(most, terms) for most in (0, 1, 2)] == [
+            held > most for most in (0, 1, 2)
+        ]
+    assert not LexicalIndex.empty().in_more_than(0, ["a"])
