@@ -152,6 +152,7 @@ class LocalLauncher:
         alive = self._is_child(job) or _leads(job, pid) or bool(_processes(job))
         code = number_in(job.folder / EXIT)
         if code is not None:
+            await self._reap(job)
             return JobStatus(JobState.ENDED, code)
         return JobStatus(JobState.RUNNING if alive else JobState.GONE)
 
@@ -163,7 +164,6 @@ class LocalLauncher:
                 while chunk := words.read(_CHUNK):
                     yield chunk
                 if over:
-                    await self._reap(job)
                     return
                 yield b""
                 await self._pause(job)
