@@ -42,26 +42,28 @@ _ENGLISH = frozenset(
 )
 
 
-_IN_ENGLISH = re.compile(
-    r"用英[文语語](来|來)?(回答|回复|回覆|说|說|讲|講|写|寫|告诉|告訴|解释|解釋)"
-    r"|\b(answer|reply|respond|write|explain|speak)\b.{0,20}\bin english\b"
-    r"|\bin english,? please\b",
-    re.IGNORECASE,
-)
-_IN_CHINESE = re.compile(
-    r"用(中文|汉语|漢語|普通话|國語|国语)(来|來)?"
-    r"(回答|回复|回覆|说|說|讲|講|写|寫|告诉|告訴|解释|解釋)"
-    r"|\b(answer|reply|respond|write|explain|speak)\b.{0,20}\bin (chinese|mandarin)\b"
-    r"|\bin (chinese|mandarin),? please\b",
+# "请用英文回答：", "In Chinese, please."; the English words stand in the groups that begin with en.
+_ASKED_FOR = re.compile(
+    r"请?你?用(?:(?P<en>英[文语語])|中文|[汉漢][语語]|普通[话話]|[国國][语語])[来來]?"
+    r"(?:回答|回[复覆]|[说說讲講写寫]|告[诉訴]|解[释釋])(?:一下|我|吧)?[，,。：:！!、\s]*"
+    r"|\b(?:please )?(?:answer|reply|respond|write|explain|speak)(?: me| it| this)? "
+    r"in (?:(?P<en_answer>english)|chinese|mandarin)(?:,? please)?[\s:,.!]*"
+    r"|\bin (?:(?P<en_please>english)|chinese|mandarin),? please[\s:,.!]*",
     re.IGNORECASE,
 )
 
 
 def language_asked_for(text: str) -> Language | None:
     """The language that a text asks to be answered in, None where it asks for none."""
-    if _IN_ENGLISH.search(text):
-        return "en"
-    return "zh" if _IN_CHINESE.search(text) else None
+    found = _ASKED_FOR.search(text)
+    if found is None:
+        return None
+    return "en" if any(found.groupdict().values()) else "zh"
+
+
+def without_language(text: str) -> str:
+    """The text without the words that ask for a language."""
+    return _ASKED_FOR.sub(" ", text)
 
 
 def language_of(text: str) -> Language | None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import snowballstemmer
 
 from core.errors import DataError
+from core.language import without_language
 
 # A question or passage beyond this length adds nothing that the first part did not say.
 MAX_CHARACTERS = 4000
@@ -57,17 +58,12 @@ _STOP_CJK = re.compile(
     "[这那]双|[咋啥吗呢吧啊呀嘛的了是我你他她它们这那就都也很还又在有和与把被给着过得个一不会能要想该让用]"
 )
 
-# How an answer is wanted, short or in a language, which is not what the question is about.
-_WANTED = re.compile(
+# How an answer is wanted, which is not what the question is about.
+_WANTED_SHORT = re.compile(
     "(?:(?:请|麻烦|能不能|可以)?(?:只要|只用|就|用)?一句[话話](?:就行|就好)?"
     "|[长長][话話]短[说說]|[简簡][单單]点?(?:[讲說说]|回答|告[诉訴]我)(?:一下|[说說])?"
     "|[简簡]短一?[点點些](?:[说說讲]|回答)?|(?:不用|不要|[别別])[说說讲](?:太|那么|這麼)多"
-    "|请?你?用(?:英[文语語]|中文|[汉漢][语語]|普通[话話])[来來]?"
-    "(?:回答|回[复覆]|[说說讲講写寫]|解[释釋])(?:一下|我|吧)?"
     "|赶[时時][间間]|(?:直接)?告[诉訴]我)+(?:[说說]|告[诉訴]我)?[，,。：:！!、\\s]*"
-    r"|\b(?:please )?(?:answer|reply|respond|write|explain)(?: me| it| this)? "
-    r"in (?:english|chinese|mandarin)(?:,? please)?[\s:,.!]*"
-    r"|\bin (?:english|chinese|mandarin),? please[\s:,.!]*"
     r"|\b(?:(?:i am|i'm|i’m) in a hurry|keep it (?:short|brief)|(?:please )?briefly"
     r"|(?:just |only )?(?:in )?(?:one|a single) (?:short )?sentence|in (?:short|brief)(?=\s*[:,]))"
     r"(?:,? please)?[\s:,.!]*",
@@ -214,7 +210,7 @@ class Analyzer:
 
 def subject_of(text: str) -> str:
     """A question without the words that only say how its answer should be: short, in English."""
-    return _WANTED.sub(" ", text).strip()
+    return _WANTED_SHORT.sub(" ", without_language(text)).strip()
 
 
 @lru_cache(maxsize=50_000)
