@@ -45,6 +45,7 @@ from core.retrieval import Query, Relevance, RetrievalOptions, Retrieved, Retrie
 from core.store import Store
 from core.tags import Tag, TagGroup
 from core.terms import Analyzer
+from core.wording import say
 from tests.fakes import FakeChatModel, FakeVision
 
 SLIDES = "一字拖是鞋面只有一条宽带的拖鞋。它适合泳池边穿，不适合跑步。"
@@ -305,6 +306,11 @@ async def test_a_photo_is_seen_and_its_tags_reach_the_prompt(store: Store) -> No
     assert events[0] == Seen((BLUE,))
     assert "蓝色" in expert.model.asked[0].prompt[-1].content
     assert len(await store.photos_of("c1", "m1")) == 1
+
+
+async def test_distress_is_answered_and_not_its_photo(store: Store) -> None:
+    reply = await desk(store).say("我不想活了", photo())
+    assert (reply.outcome, reply.text) == (Outcome.ANSWERED, say("distress", "zh"))
 
 
 async def test_words_win_over_the_photo_and_the_answer_says_what_was_seen(store: Store) -> None:

@@ -110,6 +110,16 @@ async def test_a_job_is_started_once(tmp_path: Path) -> None:
     assert await words_of(launcher, one) == b"once\n"
 
 
+async def test_a_job_whose_end_was_seen_is_no_child_any_more(tmp_path: Path) -> None:
+    launcher = LocalLauncher()
+    for number in range(5):
+        one = job(tmp_path / str(number), "print('once')")
+        await launcher.submit(one)
+        while (await launcher.status(one)).state is not JobState.ENDED:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not launcher._is_child(one)
+
+
 async def test_stopping_ends_every_process_of_the_group(tmp_path: Path) -> None:
     launcher = LocalLauncher(stop_seconds=0.2)
     one = job(tmp_path / "a", STUBBORN)
