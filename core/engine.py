@@ -15,7 +15,8 @@ import structlog
 
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
 from core.followup import Resolved, resolve
-from core.grounding import Ground, copies, guarded, is_refusal, stands_on_one, used_passages
+from core.grounding import Ground, copies, is_refusal, stands_on_one, used_passages
+from core.guard import guarded
 from core.language import language_asked_for, language_of
 from core.messages import (
     ChatMessage,

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
 
 from core.copying import Originals
-from core.errors import AnswerUnsupported
 from core.knowledge import sentences
 from core.messages import Passage
-from core.model import Piece
 from core.polarity import Polarity
 from core.quantities import DIGITS, ENGLISH_NUMBERS, UNITS, Quantity, holds, quantities
 
@@ -28,23 +26,11 @@ _NEARLY = 0.9
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-+.'’][A-Za-z0-9]+)*")
 _NAME_PART = re.compile(r"[-+.'’]")
+_MARK = re.compile(r"[A-Z0-9]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
-
-# What may still grow into another number, unit or name when the next piece comes.
-_FIGURE = rf"[\d½半十{DIGITS}][\d.,/½零半十百千万{DIGITS}]*"
-_UNIT_START = "|".join(
-    sorted({re.escape(unit[:end]) for unit in UNITS for end in range(1, len(unit) + 1)})
-)
-_UNFINISHED = re.compile(
-    rf"(?:{_FIGURE}(?:\s*(?:[-–—~～到至或]|to|and|or)\s*(?:{_FIGURE})?)?\s*"
-    rf"(?:[A-Za-z°℃%％]*|{_UNIT_START})"
-    rf"|\b(?:{'|'.join(ENGLISH_NUMBERS)})(?:[\s-]+[A-Za-z.,]*){{0,2}}"
-    r"|[A-Za-z0-9.,/%°+\-–~'’]+)$",
-    re.IGNORECASE,
-)
+# Without one of these a text has no figures.
+_COUNTED = re.compile(rf"[\d½半十{DIGITS}]|{'|'.join(ENGLISH_NUMBERS)}", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"[.!?:\n“\"]\s*")
-_SMALL_WORD = re.compile(r"[A-Za-z][a-z]+|[AaI]")
-_BEFORE_A_WORD = ' \n(“"'
 _REFUSAL = re.compile(
     r"(资料|知识|文档)(里|中|库里|库中)?(都)?(并)?(没有|没提|未提|没写|找不到|不包含)"
     r"|我(也|还|真|暂时)?不(知道|清楚|了解)|^(抱歉，|对不起，)?不(知道|清楚|了解)[。！]?$"
@@ -56,17 +42,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# A syllable said four times in a row, eight blanks or other marks, or a phrase three times: the
-# model has lost its way.
-_SYLLABLES, _SYLLABLE_TIMES = range(1, 9), 4
-_SAME = 8
-# What a line or a table is drawn with.
-_LINES = "-—–_=*.·…~～|"
-# Nor is a sentence of so many characters said twice.
-_SENTENCE = 12
 # From this support on a model copies: each sentence has its figures from one passage.
 _COPIES = 0.5
-_PHRASES, _PHRASE_TIMES = range(9, 81), 3
 # Fewer English words than this are the question's own, not a passage's.
 _ENOUGH_WORDS = 15
 
@@ -141,23 +118,27 @@ class Ground:
             Originals.of(passages if copying else ()),
         )
 
-    def unsupported(self, text: str, *, finished: bool = True) -> str | None:
+    def unsupported(self, text: str, *, finished: bool = True, known: int = 0) -> str | None:
         """The first number, size, name or sentence of `text` that stands on nothing, or None.
 
         What the passages say the other way round stands on nothing, too. A last sentence that is
-        not `finished` is only looked at for figures, names and denials.
+        not `finished` is only looked at for figures, names and denials; those that end within the
+        first `known` characters are not looked at again.
         """
-        for value, unit in quantities(text):
-            if not holds(self.quantities, value, unit):
-                return value
-        for name in self._strange_names(text):
+        if _COUNTED.search(text, known):
+            for value, unit in quantities(text):
+                if not holds(self.quantities, value, unit):
+                    return value
+        for name in self._strange_names(text, known):
             return name
-        if is_refusal(text):
-            return None
-        if turned := self.polarity.turned(text, finished=finished):
-            return turned
+        turned = self.polarity.turned(text, finished=finished, known=known)
         whole = sentences(text)
-        for sentence in whole if finished else whole[:-1]:
+        ended = whole if finished else whole[:-1]
+        if not (turned or ended) or is_refusal(text):
+            return None
+        if turned:
+            return turned
+        for sentence in ended:
             parts = shingles(sentence)
             if len(parts) <= 4 or not self._speaks_the_language_of(sentence):
                 continue
@@ -199,15 +180,21 @@ class Ground:
             return any(_HAN.match(part) for part in self.shingles)
         return sum(part.isascii() for part in self.shingles) >= _ENOUGH_WORDS
 
-    def _strange_names(self, text: str) -> Iterator[str]:
+    def _strange_names(self, text: str, known: int) -> Iterator[str]:
         """Latin words in Chinese text, and capitalised or digit-bearing words in English text.
 
         An English sentence's first word is capitalised anyway, so it only counts with a capital
         or digit further on, as in GORE-TEX.
         """
         chinese = bool(_HAN.search(text))
-        starts = _sentence_starts(text)
-        for match in _NAME.finditer(text):
+        if chinese and not _HAN.search(text, 0, known):
+            # It has only now become Chinese.
+            known = 0
+        fresh = [match for match in _NAME.finditer(text) if match.end() > known]
+        if not fresh:
+            return
+        starts = sentence_starts(text)
+        for match in fresh:
             word = match.group()
             if text[: match.start()].rstrip()[-1:].isdigit() and word.casefold() in UNITS:
                 continue
@@ -272,104 +259,10 @@ def stands_on_one(answer: str, passages: Sequence[Passage]) -> bool:
     return bool(common)
 
 
-async def guarded(
-    pieces: AsyncIterator[Piece], ground: Ground, *, english: bool = False
-) -> AsyncGenerator[Piece, None]:
-    """Pass a model's pieces on; raise `AnswerUnsupported` before an invented one is shown.
-
-    A number or name is held back until it cannot grow any more, and so is any Latin word unless
-    the answer is to be in `english`, where most words are no names. A refusal has no passage to
-    stand on, but its figures and names are looked at all the same.
-    """
-    text = ""
-    shown = settled = 0
-    async for piece in pieces:
-        text += piece.text
-        finished = piece.finish_reason is not None
-        ready = len(text) if finished else _ready(text, settled, english=english)
-        if ready <= shown and not finished:
-            continue
-        # Sentences that were whole the last time have been looked at for good.
-        if ground.unsupported(text[settled:ready], finished=finished) is not None:
-            raise AnswerUnsupported("The model's answer holds something its passages do not.")
-        if any(_loops(text, end) for end in range(shown + 1, ready + 1)):
-            raise AnswerUnsupported("The model says the same again and again.")
-        begins = _last_sentence(text[:ready], settled)
-        if (finished or begins > settled) and _says_twice(text[:ready], finished=finished):
-            raise AnswerUnsupported("The model says a sentence twice.")
-        yield Piece(text[shown:ready], piece.finish_reason)
-        settled, shown = begins, ready
-
-
-def _ready(text: str, settled: int, *, english: bool) -> int:
-    """How much of the text may be shown: up to what may still become another figure or name."""
-    unfinished = _UNFINISHED.search(text, settled)
-    if unfinished is None:
-        return len(text)
-    start = unfinished.start()
-    if english and not _HAN.search(text) and _is_plain(text[settled:], start - settled):
-        return len(text)
-    return start
-
-
-def _is_plain(text: str, start: int) -> bool:
-    """Whether the text from `start` on is the beginning of an English word that names nothing yet.
-
-    A name would need a capital or a digit further on, and a piece that brings one is held back: at
-    most a few small letters before it are shown.
-    """
-    word = text[start:]
-    if not _SMALL_WORD.fullmatch(word) or text[:start][-1:] not in _BEFORE_A_WORD:
-        return False
-    if word[0].isupper() and start not in _sentence_starts(text):
-        return False
-    return not any(number.startswith(word.casefold()) for number in ENGLISH_NUMBERS)
-
-
-def _sentence_starts(text: str) -> set[int]:
+def sentence_starts(text: str) -> set[int]:
     return {len(text) - len(text.lstrip())} | {
         match.end() for match in _SENTENCE_START.finditer(text)
     }
-
-
-def _last_sentence(text: str, start: int) -> int:
-    """Where the last sentence of `text` begins that begins at or after `start`."""
-    last = sentences(text[start:])[-1:]
-    return text.rindex(last[0]) if last else start
-
-
-def _says_twice(text: str, *, finished: bool) -> bool:
-    """Whether a whole sentence that is no mere exclamation stands in the text twice."""
-    whole = sentences(text)
-    said = [one for one in (whole if finished else whole[:-1]) if len(one) >= _SENTENCE]
-    return len(set(said)) < len(said)
-
-
-def _loops(text: str, end: int) -> bool:
-    """Whether the text up to `end` ends in the same syllable or phrase, said too often in a row."""
-    for length in _SYLLABLES:
-        said = text[end - length : end]
-        if _repeats(text, end, length, _SYLLABLE_TIMES) and said.isalpha():
-            return True
-    last = text[max(0, end - _SAME) : end]
-    if end >= _SAME and (last.isspace() or (len(set(last)) == 1 and last[0] not in _LINES)):
-        return True
-    # A phrase that is said again shows in its last letters, which can be found quickly.
-    shortest, longest = _PHRASES[0], _PHRASES[-1]
-    ending = text[max(0, end - shortest) : end]
-    place = end
-    while (place := text.rfind(ending, max(0, end - shortest - longest), place - 1)) >= 0:
-        length = end - shortest - place
-        if length in _PHRASES and _repeats(text, end, length, _PHRASE_TIMES):
-            return True
-        place += shortest
-    return False
-
-
-def _repeats(text: str, end: int, length: int, times: int) -> bool:
-    """Whether the text up to `end` ends in `length` characters that stand there `times` times."""
-    start = end - length * times
-    return start >= 0 and text[start : end - length] == text[start + length : end]
 
 
 def is_refusal(text: str) -> bool:
@@ -387,4 +280,4 @@ def _words(text: str) -> list[str]:
 
 
 def _is_marked(word: str) -> bool:
-    return any(char.isupper() or char.isdigit() for char in word)
+    return bool(_MARK.search(word))

@@ -53,13 +53,16 @@ class Polarity:
             frozenset(place for place, denials in places if denials > 1),
         )
 
-    def turned(self, text: str, *, finished: bool = True) -> str | None:
+    def turned(self, text: str, *, finished: bool = True, known: int = 0) -> str | None:
         """The first words of `text` that these texts only have the other way round, or None.
 
         A denial said twice in a row is an accident unless they say it so. The last words of a text
-        that is not `finished` are left out: they may still become others.
+        that is not `finished` are left out: they may still become others. The first `known`
+        characters were looked at before, as a text that was not finished.
         """
-        for place, denials in _places(text, finished=finished):
+        # Each new character makes at most one place, beside those that were left out.
+        fresh = len(text) - known + _AROUND
+        for place, denials in _places(text, finished=finished, last=fresh):
             if denials > 1:
                 wrong = place not in self.doubled
             elif denials == 1:
@@ -71,16 +74,19 @@ class Polarity:
         return None
 
 
-def _places(text: str, *, finished: bool) -> Iterator[tuple[Place, int]]:
-    """Each place as the words around it, and how many denials stand there."""
+def _places(text: str, *, finished: bool, last: int | None = None) -> Iterator[tuple[Place, int]]:
+    """Each place as the words around it, and how many denials stand there.
+
+    At least the `last` ones of the text; None are all.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    *whole, last = _SENTENCE_END.split(_DENIAL.sub(f" {_NO} ", _ASKED.sub(r"\1", folded)))
+    *whole, ending = _SENTENCE_END.split(_DENIAL.sub(f" {_NO} ", _ASKED.sub(r"\1", folded)))
     for sentence in whole:
-        yield from _places_of(sentence, finished=True)
-    yield from _places_of(last, finished=finished)
+        yield from _places_of(sentence, finished=True, last=last)
+    yield from _places_of(ending, finished=finished, last=last)
 
 
-def _places_of(sentence: str, *, finished: bool) -> Iterator[tuple[Place, int]]:
+def _places_of(sentence: str, *, finished: bool, last: int | None) -> Iterator[tuple[Place, int]]:
     words: list[str] = []
     denials = [0]
     for word in _WORD.findall(sentence):
@@ -91,10 +97,10 @@ def _places_of(sentence: str, *, finished: bool) -> Iterator[tuple[Place, int]]:
             denials.append(0)
     if len(words) < _AROUND // 2:
         return
-    for at, times in enumerate(denials):
+    for at in range(0 if last is None else max(0, len(denials) - last), len(denials)):
         start = max(0, at - _AROUND // 2)
         if start + _AROUND > len(words):
             if not finished:
                 return
             start = max(0, len(words) - _AROUND)
-        yield (at - start, tuple(words[start : start + _AROUND])), times
+        yield (at - start, tuple(words[start : start + _AROUND])), denials[at]

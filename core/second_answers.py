@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from core.duplicates import says_the_same
 from core.errors import AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal
+from core.grounding import Ground, is_refusal
+from core.guard import guarded
 from core.messages import Language, Turn
 from core.model import ChatModel, Sampling
 from core.wording import say

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from core.errors import AnswerIncomplete, AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal, shingles
+from core.grounding import Ground, is_refusal, shingles
+from core.guard import guarded
 from core.knowledge import sentences
 from core.messages import Passage
 from core.model import Piece, Sampling

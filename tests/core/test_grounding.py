@@ -1,16 +1,9 @@
 """What an answer may say: figures, names and sentences of its passages, and which were used."""
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from core.errors import AnswerUnsupported
-from core.grounding import Ground, guarded, is_refusal, stands_on_one, used_passages
+from core.grounding import Ground, is_refusal, stands_on_one, used_passages
 from core.messages import Passage
-from core.model import Piece
 from core.quantities import quantities
 
 ZH = "帆布鞋洗后要晾两天，水温不超过 30 度，鞋底厚 25 毫米，GORE-TEX 内衬可以防水。"
@@ -142,28 +135,6 @@ def test_a_model_that_copies_has_a_sentences_figures_from_one_passage(
     assert retold.unsupported(answer) is None
 
 
-async def test_a_sentence_said_twice_is_stopped() -> None:
-    said = "Let canvas shoes dry for two days after washing."
-    text, whole = await shown([f"Sure! Sure! {said}", " The sole is 25 mm thick. ", said, " "], EN)
-    assert not whole
-    assert text.count(said) == 1
-    text, whole = await shown([f"Sure! Sure! {said}", " The sole is 25 mm thick."], EN)
-    assert whole
-
-
-async def test_blanks_without_end_are_stopped() -> None:
-    text, whole = await shown(["So, ", *[" "] * 40], EN)
-    assert not whole
-    assert len(text) < 12
-
-
-async def test_a_mark_without_end_is_stopped_but_no_line() -> None:
-    text, whole = await shown(["So, don", *["'"] * 40], EN)
-    assert not whole
-    assert len(text) < 18
-    assert await shown(["So:\n", *["-"] * 20], EN) == ("So:\n" + "-" * 20, True)
-
-
 def test_a_sentence_is_of_one_passage_where_a_model_copies() -> None:
     other = "乐福鞋\n乐福鞋是没有鞋带的一脚蹬皮鞋，鞋面有横带或流苏装饰。"
     mixed = "帆布鞋用软刷蘸温水刷洗，鞋面有横带或流苏装饰。"
@@ -220,84 +191,6 @@ def test_a_refusal_is_known(text: str) -> None:
 )
 def test_an_answer_with_a_negation_is_no_refusal(text: str) -> None:
     assert not is_refusal(text)
-
-
-async def stream(texts: Iterable[str]) -> AsyncIterator[Piece]:
-    whole = list(texts)
-    for text in whole[:-1]:
-        yield Piece(text)
-    yield Piece(whole[-1], "stop")
-
-
-async def shown(pieces: list[str], ground: str) -> tuple[str, bool]:
-    """What a person saw of an answer, and whether it was let through to its end."""
-    text, english = "", ground == EN
-    try:
-        async for piece in guarded(stream(pieces), Ground.of([ground], 0.3), english=english):
-            text += piece.text
-    except AnswerUnsupported:
-        return text, False
-    return text, True
-
-
-INVENTED = (
-    (ZH, "帆布鞋要晾三天，别急。", "三"),
-    (ZH, "鞋底厚 25 厘米，很高。", "25"),
-    (ZH, "帆布鞋要晾 2 个月，别急。", "2"),
-    (ZH, "帆布鞋要晾二十五分钟。", "二"),
-    (ZH, "内衬是 GORE-TEXX 防水。", "GORE"),
-    (EN, "Let canvas shoes dry for twelve days, please.", "twelve"),
-    (EN, "The sole is 25 to 30 mm thick.", "25"),
-    (EN, "Canvas shoes can go half a size up.", "half"),
-    (EN, "Canvas dries in fifteen minutes. Let it.", "f"),
-    (EN, "The sole is made of Vibram rubber.", "V"),
-    (EN, "Soles like superXfoam are thick.", "X"),
-    (EN, "Soles like super-Xfoam are thick.", "-"),
-    (EN, "ORTHOLITE soles are thick.", "O"),
-)
-
-
-def cut(text: str, places: set[int]) -> list[str]:
-    edges = [0, *sorted(place for place in places if 0 < place < len(text)), len(text)]
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
-
-
-@given(st.sampled_from(INVENTED), st.sets(st.integers(1, 50)))
-async def test_an_unsupported_figure_is_never_shown_wherever_the_pieces_end(
-    case: tuple[str, str, str], places: set[int]
-) -> None:
-    ground, answer, figure = case
-    text, whole = await shown(cut(answer, places), ground)
-    assert not whole
-    assert answer.startswith(text)
-    assert figure not in text
-
-
-@pytest.mark.parametrize(
-    ("answer", "at_once"),
-    [
-        ("Let canvas", "Let canvas"),
-        ("The EV", "The "),
-        ("Let it dry for tw", "Let it dry for "),
-        ("It is 25 m", "It is "),
-        ("鞋底是 ru", "鞋底是 "),
-        ("A", "A"),
-        ("G", ""),
-    ],
-)
-async def test_an_english_word_is_shown_before_its_end_where_it_can_be_no_name(
-    answer: str, at_once: str
-) -> None:
-    async with aclosing(
-        guarded(stream([answer, " …", "."]), Ground.of([ZH, EN], 0.3), english=True)
-    ) as pieces:
-        first = await anext(pieces)
-    assert first.text == (at_once or f"{answer} …")
-
-
-@given(st.sampled_from([ZH, EN]), st.sets(st.integers(1, 80)))
-async def test_a_supported_answer_comes_through_unchanged(answer: str, places: set[int]) -> None:
-    assert await shown(cut(answer, places), answer) == (answer, True)
 
 
 def test_only_passages_that_were_used_are_sources() -> None:
