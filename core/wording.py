@@ -455,6 +455,8 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "没有连上，消息还在这里。请检查网络后再发一次。",
         "en": "Not connected. Your message is still here; check the network and send it again.",
     },
+    "no_page": {"zh": "没有这个页面。", "en": "There is no such page."},
+    "to_chat": {"zh": "去聊鞋", "en": "Talk about shoes"},
     "page_failed": {
         "zh": "页面暂时打不开，你的对话都还在。请稍后刷新。",
         "en": "The page cannot be shown right now; your conversations are safe. "

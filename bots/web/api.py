@@ -76,9 +76,9 @@ MessageId = Annotated[str, _MESSAGE]
 InPathSession = Annotated[str, InPath(), _SESSION]
 InPathMessage = Annotated[str, InPath(), _MESSAGE]
 
-# A request's text and its JSON come on top of two photos in base64.
 # How far back "today" goes in the figures.
 _DAY_SECONDS = 86400.0
+# A request's text and its JSON come on top of two photos in base64.
 _BODY_ALLOWANCE = 1_000_000
 _RATINGS = {"thumbs_up": Rating.UP, "thumbs_down": Rating.DOWN}
 

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from nicegui import Client, ui
 from nicegui import app as pages
 from nicegui.events import GenericEventArguments
 
 from bots.web.chat_message import Answer, Asked, Question, choice_button
-from bots.web.chat_routes import chat_routes, is_id, may_enter, photos_of, unanswered
+from bots.web.chat_routes import chat_routes, is_id, may_enter, no_page, photos_of, unanswered
 from bots.web.composer import Composer
 from bots.web.desk import Desk
 from bots.web.elements import LOGO, Button, Tag, drawing, logo
@@ -49,6 +49,10 @@ def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str) -> None:
     their conversations.
     """
     pages.include_router(chat_routes(desk))
+
+    @pages.exception_handler(404)
+    async def not_there(request: Request, _exc: Exception) -> Response:
+        return no_page(request)
 
     @ui.page("/", reconnect_timeout=RECONNECT_SECONDS)
     async def chat_page(client: Client, request: Request, c: str = "") -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 
 from bots.web.desk import Desk
-from bots.web.person import Person, person_of
+from bots.web.http import Refused, error_response, explain, plain_shape
+from bots.web.person import Person, language_of_browser, person_of
 from core.engine import MAX_PHOTOS
 from core.errors import ImageRejected, MessageRejected, NotFound, SolemateError
 from core.messages import Platform, UserMessage
 from core.smalltalk import has_words
-from core.wording import apology
+from core.wording import apology, say
 
 log = structlog.get_logger()
 
@@ -27,6 +28,13 @@ _FILES = {
     "chat.css": "text/css; charset=utf-8",
     "chat.js": "text/javascript; charset=utf-8",
 }
+_NO_PAGE = (
+    '<!doctype html><html lang="{}"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width">'
+    '<meta name="color-scheme" content="light dark"><title>{}</title>'
+    '<body style="font: 1.1rem/1.6 sans-serif; margin: 20vh auto; width: fit-content">'
+    '<p>{}</p><a href="/">{}</a></body></html>'
+)
 
 
 def is_id(name: str) -> bool:
@@ -83,6 +91,15 @@ def chat_routes(desk: Desk) -> APIRouter:
         return FileResponse(Path(__file__).parent / name, media_type=_FILES[name], headers=headers)
 
     return routes
+
+
+def no_page(request: Request) -> Response:
+    """The answer at an address that has nothing: a page for a browser, a problem for a program."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return error_response(explain(Refused(404, "no_route"), request), plain_shape)
+    language = language_of_browser(request)
+    words = (say(key, language) for key in ("page_title", "no_page", "to_chat"))
+    return HTMLResponse(_NO_PAGE.format(language, *words), 404)
 
 
 async def unanswered(desk: Desk, conversation_id: str) -> list[UserMessage]:

@@ -24,6 +24,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from bots.metrics import Metrics
+from bots.web.person import preferred
 from core.errors import Busy, SolemateError
 from core.language import language_of
 from core.messages import Language
@@ -238,7 +239,7 @@ def remember_text(request: Request, text: str) -> None:
 
 def language_wanted(text: str, request: Request) -> Language | None:
     """The language to answer in where the text has no letters to tell it."""
-    return None if _has_letters(text) else _accepted(request)
+    return None if _has_letters(text) else _preferred(request)
 
 
 def own_origins(public_url: str) -> frozenset[str]:
@@ -284,18 +285,11 @@ def _has_letters(text: str) -> bool:
 
 def _language_of_caller(text: str, request: Request) -> Language:
     told_by_text = language_of(text[:_SAMPLE]) if _has_letters(text) else None
-    return told_by_text or _accepted(request) or "en"
+    return told_by_text or _preferred(request) or "en"
 
 
-def _accepted(request: Request) -> Language | None:
-    """The first language of Accept-Language that we speak."""
-    for part in request.headers.get("accept-language", "").lower().split(","):
-        name = part.strip()
-        if name.startswith("zh"):
-            return "zh"
-        if name.startswith("en"):
-            return "en"
-    return None
+def _preferred(request: Request) -> Language | None:
+    return preferred(request.headers.get("accept-language", ""))
 
 
 def _as_ours(exc: Exception) -> SolemateError:

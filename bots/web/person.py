@@ -26,19 +26,24 @@ class Person:
 
 def person_of(request: Request) -> Person:
     """The person behind a request that passed NiceGUI's session middleware."""
+    return Person(f"web:{request.session['id']}", language_of_browser(request))
+
+
+def language_of_browser(request: Request) -> Language:
+    """The language that was chosen on the page, else the one that the browser prefers."""
     chosen = request.cookies.get(LANGUAGE_COOKIE)
-    language = _known(chosen or "") or preferred(request.headers.get("accept-language", ""))
-    return Person(f"web:{request.session['id']}", language)
+    accepted = preferred(request.headers.get("accept-language", ""))
+    return _known(chosen or "") or accepted or "en"
 
 
-def preferred(accept_language: str) -> Language:
-    """The language of ours that an Accept-Language header (RFC 9110, 12.5.4) likes best."""
+def preferred(accept_language: str) -> Language | None:
+    """The language of ours that an Accept-Language header (RFC 9110, 12.5.4) likes best, if any."""
     wishes: list[tuple[float, Language]] = []
     for wish in accept_language.split(","):
         name, _, quality = wish.strip().partition(";q=")
         if language := _known(name):
             wishes.append((_quality(quality), language))
-    return max(wishes, key=lambda wish: wish[0], default=(0.0, "en"))[1]
+    return max(wishes, key=lambda wish: wish[0], default=(0.0, None))[1]
 
 
 def _known(name: str) -> Language | None:

@@ -915,6 +915,21 @@ def test_a_page_that_cannot_be_read_from_the_store_says_so(
     expect(visitor.page.get_by_role("alert")).to_have_text(say("page_failed", "zh"))
 
 
+def test_an_address_that_has_nothing_leads_back_to_the_chat(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.page
+    answer = page.goto(f"{visitor.site.url}/nothing")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.locator("p")).to_have_text(say("no_page", "zh"))
+    assert visitor.complaints.pop().startswith("Failed to load resource")
+    page.get_by_role("link", name=say("to_chat", "zh")).click()
+    expect(visitor.box).to_be_visible()
+    told = page.request.get(f"{visitor.site.url}/nothing", headers={"Accept": "*/*"})
+    assert told.status == 404
+    assert told.json()["error"]["code"] == "no_route"
+
+
 def test_a_suggestion_sends_itself_and_leaves_when_the_talk_moves_on(visit: Visit) -> None:
     visitor = visit()
     visitor.ask("是哪种？")

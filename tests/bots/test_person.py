@@ -14,10 +14,10 @@ from bots.web.person import preferred
         ("en-GB,en;q=0.9", "en"),
         ("fr-FR,zh;q=0.4,en;q=0.7", "en"),
         ("ZH-Hant", "zh"),
-        ("fr", "en"),
-        ("", "en"),
+        ("fr", None),
+        ("", None),
         ("zh;q=many, en", "en"),
     ],
 )
-def test_the_language_liked_best_is_chosen(header: str, language: str) -> None:
+def test_the_language_liked_best_is_chosen(header: str, language: str | None) -> None:
     assert preferred(header) == language
