@@ -1,4 +1,4 @@
-"""Asks a model server for an answer: deadlines, completeness, one retry, a circuit breaker.
+"""Asks a model server for an answer: deadlines, completeness, one retry.
 
 Any OpenAI-compatible server will do: the embedded one, vLLM, LLaMA-Factory's API. The `openai`
 package takes a truncated stream, an empty answer or an HTML page for a success, so what counts as
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import openai
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from core.breaker import Breaker, Refused, RetryBudget
 from core.errors import (
     AdapterRejected,
     AnswerIncomplete,
@@ -41,8 +40,6 @@ GAP_SECONDS = 5.0
 """The longest silence between two words; a half-open connection says nothing for ever."""
 RETRY_SECONDS = 8.0
 """What must be left of the deadline for a second try to be worth its cost."""
-RETRY_SHARE = 0.1
-"""Second tries per question, so that a failing server is not asked twice as often."""
 # uvicorn, and with it vLLM, hangs up a connection that has rested for five seconds: the package's
 # default, as long, asks over ones that are being closed, and the oldest one is asked first.
 _CONNECTIONS = httpx2.Limits(max_connections=1000, keepalive_expiry=2.0)
@@ -122,97 +119,6 @@ class ModelServer(ChatModel, Protocol):
         ...
 
 
-class Breaker:
-    """Stops asking a server that keeps failing, and tries it again now and then.
-
-    Opens after five failures in a row, or when more than half of the last twenty calls failed;
-    after ten seconds lets one probe through, and closes when that succeeds (the circuit breaker
-    of Nygard, "Release It!").
-    """
-
-    failures_in_a_row = 5
-    window = 20
-    open_seconds = 10.0
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: deque[bool] = deque(maxlen=self.window)
-        self._opened_at: float | None = None
-        self._probing = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether the server is thought to be well."""
-        return self._opened_at is None
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Watch one request; raise `ModelUnavailable` at once while the breaker is open.
-
-        A request that ends with `ModelUnavailable` is a failure; one that the server refused for
-        its content, or that was cancelled on our side, says nothing about the server.
-        """
-        probe = self._admit()
-        try:
-            yield
-        except (_Refused, ModelMissing):
-            self._note(probe, failed=False)
-            raise
-        except ModelUnavailable:
-            self._note(probe, failed=True)
-            raise
-        else:
-            self._note(probe, failed=False)
-        finally:
-            self._probing = self._probing and not probe
-
-    def _admit(self) -> bool:
-        """Whether this call is the probe; raises when there may be no call."""
-        if self._opened_at is None:
-            return False
-        waited = self._clock() - self._opened_at
-        if self._probing or waited < self.open_seconds:
-            raise _LeftAlone(
-                "The model server has failed repeatedly, so it is left alone for "
-                f"{max(0.0, self.open_seconds - waited):.0f} s more. Look at its log."
-            )
-        self._probing = True
-        return True
-
-    def _note(self, probe: bool, *, failed: bool) -> None:
-        if probe:
-            self._opened_at = self._clock() if failed else None
-            self._failed.clear()
-        elif self.closed:
-            self._failed.append(failed)
-            if self._too_many():
-                self._opened_at = self._clock()
-                log.warning("breaker_opened")
-
-    def _too_many(self) -> bool:
-        recent = list(self._failed)
-        in_a_row = recent[-self.failures_in_a_row :]
-        if len(in_a_row) == self.failures_in_a_row and all(in_a_row):
-            return True
-        return len(recent) == self.window and sum(recent) > self.window / 2
-
-
-class _RetryBudget:
-    """Grants one retry for every ten questions, and a first one on credit."""
-
-    def __init__(self) -> None:
-        self._saved = 1.0
-
-    def deposit(self) -> None:
-        self._saved = min(self._saved + RETRY_SHARE, 10 * RETRY_SHARE)
-
-    def spend(self) -> bool:
-        if self._saved < 1.0:
-            return False
-        self._saved -= 1.0
-        return True
-
-
 class _Listed(BaseModel):
     id: str
 
@@ -225,20 +131,10 @@ class _Passing(ModelUnavailable):
     """A failure that may be gone a moment later: no connection, 5xx, 429."""
 
 
-class _LeftAlone(ModelUnavailable):
-    """The server was not asked."""
-
-    unasked = True
-
-
 class _Away(_Passing):
     """Nobody listens there."""
 
     unasked = True
-
-
-class _Refused(ModelUnavailable):
-    """The server is well but does not take this request."""
 
 
 class OpenAIChatModel:
@@ -268,7 +164,7 @@ class OpenAIChatModel:
         self._deadline_seconds = deadline_seconds
         self._breaker = breaker or Breaker()
         self._admin = {"Authorization": f"Bearer {admin_key}"} if admin_key else {}
-        self._retries = _RetryBudget()
+        self._retries = RetryBudget()
         self._client = openai.AsyncOpenAI(
             base_url=self._base_url,
             api_key=api_key or "none",
@@ -564,7 +460,7 @@ def _status_failure(base_url: str, exc: openai.APIStatusError) -> ModelUnavailab
         return _Passing(sentence)
     if exc.status_code == 404:
         return ModelMissing(sentence)
-    return _Refused(sentence)
+    return Refused(sentence)
 
 
 def _server_words(exc: openai.APIStatusError) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from core.breaker import Breaker
 from core.errors import ConfigError
-from core.model import Breaker, ChatModel, OpenAIChatModel
+from core.model import ChatModel, OpenAIChatModel
 from core.ports import free_port
 from training.servers.process import model_server
 
