@@ -247,7 +247,7 @@ def drift_from(base: Path, adapter: Path, said: Sequence[tuple[Prompt, str]]) ->
         return None
     import torch
 
-    from training.servers.embedded import load_model
+    from training.servers.language_model import load_model
     from training.servers.lora import RowAdapters, read_adapter
 
     model = load_model(base)

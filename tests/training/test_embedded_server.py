@@ -26,7 +26,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from core.errors import Busy, ConfigError, ModelUnavailable, NotFound
 from training.servers import embedded
 from training.servers.decoding import Chunk, Decoder, Request, TextStream, loops
-from training.servers.embedded import LanguageModel, ServerOptions, load_model, running
+from training.servers.embedded import ServerOptions, running
+from training.servers.language_model import LanguageModel, load_model
 from training.servers.lora import RowAdapters, read_adapter
 
 QUESTION = "鞋?"
