@@ -211,6 +211,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "这个按钮是给提出删除的人用的。想删除自己的记录，请发 /forget。",
         "en": "This button belongs to whoever asked for it. To delete your own data, send /forget.",
     },
+    "not_your_thumb": {
+        "zh": "只有给这条回答点了 👎 的人才能说明原因。",
+        "en": "Only whoever gave this answer a 👎 can say why.",
+    },
     "not_forgotten": {"zh": "好，什么都没删。", "en": "Fine, nothing was deleted."},
     "stranger": {
         "zh": "你好！我只为受邀的朋友服务，还不认识你。想用的话，请联系管理员。",

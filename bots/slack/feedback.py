@@ -62,16 +62,18 @@ class Verdicts:
 
     async def on_press(self, press: Press, data: Thumb | Why) -> None:
         """Commit a thumb; then thank for it, or open the form that asks what was wrong."""
-        rating = data.rating if isinstance(data, Thumb) else Rating.DOWN
-        turn = await self._rate(Feedback(data.reply_id, press.person.id, rating), press.channel)
+        if isinstance(data, Why):
+            await self._on_why(press, data.reply_id)
+            return
+        feedback = Feedback(data.reply_id, press.person.id, data.rating)
+        turn = await self._rate(feedback, press.channel)
         if turn is None:
             return
-        if rating is Rating.UP:
-            self.talk.errands.run(self._thank(turn, press.person))
+        if data.rating is Rating.UP:
+            self.talk.errands.run(self._tell(turn, press.person, "feedback_thanks"))
         else:
             self.talk.errands.run(self._open_form(turn, press))
-            if isinstance(data, Thumb):
-                self.asking.after_dislike(turn.reply, press.person.id)
+            self.asking.after_dislike(turn.reply, press.person.id)
 
     async def on_reaction(self, team: str, person: Person, event: dict[str, Any]) -> None:
         """Commit a 👍 or 👎 that was put on an answer, or take back one that was taken off.
@@ -104,12 +106,30 @@ class Verdicts:
         if reason is None and not correction:
             return
         feedback = Feedback(reply_id, person.id, Rating.DOWN, reason, correction=correction)
+        turn = await self._turn(reply_id)
         # Only whoever could press the thumb was shown the form.
-        if await self.store.verdict(reply_id, person.id) is None:
+        if turn is None or await self.store.verdict(reply_id, person.id) is None:
             return
-        turn = await self._rate(feedback)
-        if turn is not None and correction:
-            self.talk.errands.run(self._thank(turn, person, "correction_thanks"))
+        # It may have been turned since.
+        if not await self._dislikes(reply_id, person):
+            self.talk.errands.run(self._tell(turn, person, "not_your_thumb"))
+        elif await self._rate(feedback) is not None and correction:
+            self.talk.errands.run(self._tell(turn, person, "correction_thanks"))
+
+    async def _on_why(self, press: Press, reply_id: str) -> None:
+        """Open the form for whoever put a 👎 on the answer, and has not taken it off since."""
+        turn = await self._turn(reply_id, press.channel)
+        if turn is None:
+            return
+        if await self._dislikes(reply_id, press.person):
+            self.talk.errands.run(self._open_form(turn, press))
+        else:
+            self.talk.errands.run(self._tell(turn, press.person, "not_your_thumb"))
+
+    async def _dislikes(self, reply_id: str, person: Person) -> bool:
+        """Whether the person's verdict is a thumb down, which alone has a reason."""
+        verdict = await self.store.verdict(reply_id, person.id)
+        return verdict is not None and verdict.rating is Rating.DOWN
 
     async def _rate(
         self, feedback: Feedback, channel: str | None = None, *, reacted_at: float | None = None
@@ -118,13 +138,10 @@ class Verdicts:
 
         None as well for an emoji that has been taken off since.
         """
+        turn = await self._turn(feedback.reply_id, channel)
+        if turn is None:
+            return None
         try:
-            turn = await self.store.turn(feedback.reply_id)
-            if turn.platform is not Platform.SLACK:
-                return None
-            # A button's value is what a client sends: it may name any reply.
-            if channel is not None and _place(turn).channel != channel:
-                return None
             if not await self.engine.rate(feedback, reacted_at=reacted_at):
                 return None
         except NotFound:
@@ -132,7 +149,20 @@ class Verdicts:
         self.metrics.rated(feedback.rating)
         return turn
 
-    async def _thank(self, turn: Turn, person: Person, words: str = "feedback_thanks") -> None:
+    async def _turn(self, reply_id: str, channel: str | None = None) -> Turn | None:
+        """The turn with this answer, if it was given in this channel.
+
+        A button's value is what a client sends: it may name any reply.
+        """
+        try:
+            turn = await self.store.turn(reply_id)
+        except NotFound:
+            return None
+        if turn.platform is not Platform.SLACK or channel not in (None, _place(turn).channel):
+            return None
+        return turn
+
+    async def _tell(self, turn: Turn, person: Person, words: str) -> None:
         language = await self.people.language_for(person)
         self.talk.say(_place(turn), person.user, say(words, language))
 

@@ -50,10 +50,12 @@ class Verdicts:
     async def on_press(self, query: CallbackQuery, press: Thumb | Why, place: Place) -> None:
         """Commit a press of a button under an answer, then acknowledge it."""
         language = await self.people.language_for(query.from_user)
-        rating = press.rating if isinstance(press, Thumb) else Rating.DOWN
-        reason = press.reason if isinstance(press, Why) else None
         user_id = self.people.id_of(query.from_user)
-        turn = await self._rate(Feedback(press.reply_id, user_id, rating, reason), place)
+        if isinstance(press, Why) and not await self._dislikes(press.reply_id, user_id):
+            # In a group the reasons stand where all can press them.
+            self.talk.notice(query.id, say("not_your_thumb", language))
+            return
+        turn = await self._take(press, user_id, place)
         if turn is None:
             self.talk.notice(query.id, say("not_found", language))
             return
@@ -62,11 +64,11 @@ class Verdicts:
             return
         number = query.message.message_id
         if isinstance(press, Thumb):
-            self._show_verdict(place, number, turn, rating, language)
-            if rating is Rating.DOWN:
+            self._show_verdict(place, number, turn, press.rating, language)
+            if press.rating is Rating.DOWN:
                 self.asking.after_dislike(turn.reply, user_id)
             return
-        chosen = None if place.is_group else rating
+        chosen = None if place.is_group else Rating.DOWN
         self.talk.change_keyboard(place, number, keyboards.thumbs(press.reply_id, chosen))
         if press.reason is not None:
             self.talk.errands.run(self._ask_correction(place, number, turn, language))
@@ -112,15 +114,33 @@ class Verdicts:
         reply_id = await self.inbox.reply_of_post(place.chat, str(asked.message_id), "correction")
         if reply_id is None:
             return False
-        language = await self.people.language_for(user)
+        language, user_id = await self.people.language_for(user), self.people.id_of(user)
+        if place.is_group and not await self._dislikes(reply_id, user_id):
+            self.talk.say(place, say("not_your_thumb", language))
+            return True
         correction = (message.text or message.caption or "").strip()
         if not correction:
             self.talk.say(place, say("correction_words", language))
             return True
-        feedback = Feedback(reply_id, self.people.id_of(user), Rating.DOWN, correction=correction)
+        feedback = Feedback(reply_id, user_id, Rating.DOWN, correction=correction)
         turn = await self._rate(feedback, place)
         self.talk.say(place, say("correction_thanks" if turn else "not_found", language))
         return True
+
+    async def _take(self, press: Thumb | Why, user_id: str, place: Place) -> Turn | None:
+        """Commit what a press says; the turn that it is about, None without one here."""
+        match press:
+            case Thumb(rating, reply_id):
+                return await self._rate(Feedback(reply_id, user_id, rating), place)
+            case Why(None, reply_id):
+                return await self._turn(reply_id, place)
+            case Why(reason, reply_id):
+                return await self._rate(Feedback(reply_id, user_id, Rating.DOWN, reason), place)
+
+    async def _dislikes(self, reply_id: str, user_id: str) -> bool:
+        """Whether the person's verdict is a thumb down, which alone has a reason."""
+        verdict = await self.store.verdict(reply_id, user_id)
+        return verdict is not None and verdict.rating is Rating.DOWN
 
     async def _rate(
         self, feedback: Feedback, place: Place, *, reacted_at: float | None = None

@@ -1065,6 +1065,34 @@ async def test_after_an_emoji_down_a_button_opens_the_form(tmp_path: Path, fake:
         await fake.until(lambda: len(fake.views) == 1)
 
 
+async def test_the_button_that_asks_why_casts_no_thumb(tmp_path: Path, fake: FakeSlack) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.mentions("canvas?")
+        shown = await fake.answered()
+        await fake.reacts("-1", shown)
+        await fake.until(lambda: len(fake.shown) == 2)
+        await fake.reacts("-1", shown, taken_off=True)
+        await fake.all_acknowledged()
+        await fake.presses(fake.shown[1].data[0], fake.shown[1])
+        await fake.until(lambda: say("not_your_thumb", "en") in fake.texts(GENERAL))
+        assert await world.verdict(reply_id(shown.data)) is None
+    assert fake.views == []
+
+
+async def test_a_form_does_not_turn_a_thumb_up_round(tmp_path: Path, fake: FakeSlack) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        await fake.presses(shown.data[1], shown)
+        await fake.until(lambda: len(fake.views) == 1)
+        await fake.presses(shown.data[0], shown)
+        await fake.all_acknowledged()
+        await fake.sends_form(fake.views[0], reason="tone")
+        await fake.until(lambda: say("not_your_thumb", "en") in fake.texts())
+        reply = reply_id(shown.data)
+        assert await world.verdict(reply) == Feedback(reply, person(), Rating.UP)
+
+
 # --- the Home tab ---
 
 

@@ -847,6 +847,68 @@ async def test_the_reason_may_be_skipped(tmp_path: Path, fake: FakeTelegram) -> 
     assert len(fake.shown) == 1
 
 
+async def test_only_whoever_gave_the_thumb_down_says_why(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP)
+        shown = await fake.answered()
+        reply = reply_id(shown.data)
+        await fake.presses(f"up:{reply}", shown, user=BEN)
+        await fake.presses(f"down:{reply}", shown)
+        await fake.until(lambda: f"skip:{reply}" in shown.data)
+        for user in (BEN, 99):
+            for what in ("skip", "tone"):
+                await fake.presses(f"{what}:{reply}", shown, user=user)
+        await fake.until(lambda: len(fake.called("answerCallbackQuery")) == 6)
+        # The reasons are still there for whom they are meant for.
+        await fake.presses(f"tone:{reply}", shown)
+        await fake.until(lambda: len(shown.data) == 2)
+        anns = await world.verdict(reply)
+        assert await world.verdict(reply, BEN) == Feedback(reply, person(BEN), Rating.UP)
+        assert await world.verdict(reply, 99) is None
+    notices = [one["text"] for one in fake.called("answerCallbackQuery")]
+    assert notices.count(say("not_your_thumb", "en")) == 4
+    assert anns == Feedback(reply, person(), Rating.DOWN, Reason.TONE)
+
+
+async def test_in_a_group_only_whoever_gave_the_thumb_down_corrects(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(f"@{USERNAME} canvas?", chat=GROUP)
+        shown = await fake.answered()
+        reply = reply_id(shown.data)
+        await fake.presses(f"up:{reply}", shown, user=BEN)
+        await fake.presses(f"down:{reply}", shown)
+        await fake.until(lambda: f"tone:{reply}" in shown.data)
+        await fake.presses(f"tone:{reply}", shown)
+        await fake.until(lambda: ASKED_FOR in fake.texts(GROUP))
+        await world.telegram.errands.finished()
+        asking = fake.shown[-1]
+        await fake.replies(asking, "I liked it.", chat=GROUP, user=BEN)
+        await fake.until(lambda: say("not_your_thumb", "en") in fake.texts(GROUP))
+        await fake.replies(asking, "Brush them.", chat=GROUP)
+        await fake.until(lambda: say("correction_thanks", "en") in fake.texts(GROUP))
+        bens, anns = await world.verdict(reply, BEN), await world.verdict(reply)
+    assert bens == Feedback(reply, person(BEN), Rating.UP)
+    assert anns == Feedback(reply, person(), Rating.DOWN, Reason.TONE, correction="Brush them.")
+
+
+async def test_skipping_makes_no_thumb_of_an_emoji(tmp_path: Path, fake: FakeTelegram) -> None:
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        shown = await fake.answered()
+        reply = reply_id(shown.data)
+        await fake.reacts("👎", shown)
+        await fake.until(lambda: f"skip:{reply}" in shown.data)
+        await fake.presses(f"skip:{reply}", shown)
+        await fake.until(lambda: shown.labels == ["👍", "👎 ✓"])
+        await fake.reacts("", shown, before="👎")
+        await fake.until(lambda: shown.labels == ["👍", "👎"])
+        assert await world.verdict(reply) is None
+
+
 async def test_an_emoji_counts_like_a_thumb(tmp_path: Path, fake: FakeTelegram) -> None:
     async with solemate(tmp_path, fake) as world:
         await fake.says(QUESTION)
