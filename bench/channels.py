@@ -38,7 +38,7 @@ from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.inbox import Inbox
 from core.messages import Platform
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.opening import photo_limits
 from core.privacy import Pseudonyms
 from tests.bots import slack_fake, telegram_fake

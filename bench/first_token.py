@@ -27,7 +27,7 @@ from bots.web.desk import Desk
 from core.engine import Engine
 from core.inbox import Inbox
 from core.messages import Delta, Platform, Replaced
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.opening import photo_limits
 from core.store import Store
 

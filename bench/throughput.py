@@ -15,7 +15,7 @@ from bots.lanes import Allowance, Lanes, Limits
 from core.errors import SolemateError
 from core.inbox import Inbox
 from core.messages import Done, Event, Platform, Reply, UserMessage
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 
 PART = "many conversations"
 MODEL_SECONDS = 0.5

@@ -19,7 +19,8 @@ from bench.loopback import HOST
 from bench.prompts import Prompt, asked_prompts
 from core.errors import ConfigError
 from core.messages import ChatMessage, Delta, Replaced
-from core.model import OpenAIChatModel, Piece, Sampling
+from core.model import Piece, Sampling
+from core.openai_model import OpenAIChatModel
 from core.store import Store
 from training.servers import vllm
 from training.servers.engines import VLLM_PYTHON

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from core.duels import Duels
 from core.engine import Engine
 from core.errors import ConfigError, ModelUnavailable
-from core.model import ModelServer, OpenAIChatModel
+from core.model import ModelServer
+from core.openai_model import OpenAIChatModel
 from core.opening import (
     engine_options,
     expert_folder,

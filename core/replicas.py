@@ -14,7 +14,8 @@ import structlog
 
 from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NoHotLoad, NotFound
 from core.messages import ChatMessage
-from core.model import OpenAIChatModel, Piece, Sampling, Survey
+from core.model import Piece, Sampling, Survey
+from core.openai_model import OpenAIChatModel
 
 log = structlog.get_logger()
 

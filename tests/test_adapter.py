@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 from core.errors import ModelMissing
 from core.expert import open_model
 from core.messages import Adapter, ChatMessage
-from core.model import OpenAIChatModel, Sampling
+from core.model import Sampling
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 from core.settings import Settings, load_settings
 from training.opening import embedded_server

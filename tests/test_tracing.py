@@ -14,7 +14,8 @@ import pytest
 from bots.web.desk import Desk
 from core.errors import ModelUnavailable
 from core.messages import Done, Platform, UserMessage
-from core.model import ChatModel, OpenAIChatModel
+from core.model import ChatModel
+from core.openai_model import OpenAIChatModel
 from core.opening import open_tracing
 from core.otlp import OtlpTracing
 from core.settings import load_settings

@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 
 from core.breaker import Breaker
 from core.errors import ConfigError
-from core.model import ChatModel, OpenAIChatModel
+from core.model import ChatModel
+from core.openai_model import OpenAIChatModel
 from core.ports import free_port
 from training.servers.process import model_server
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.opening import own_command
 from core.settings import Settings
 from core.store import Store

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from pydantic import SecretStr
 
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.second_answers import SecondAnswers
 from core.settings import Settings, at_root
 from training.collect import PairRules

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from bots.web.health import Condition, PartHealth, adapter_health, model_health
 from core.messages import Adapter
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 
 SPOKEN = Adapter("spoken", None, "solemate")

@@ -27,7 +27,8 @@ from core.errors import ConfigError, StoreError
 from core.index import Index, Recipe
 from core.knowledge import Chunk
 from core.messages import Adapter, Done, Outcome, Platform, Reply, UserMessage
-from core.model import OpenAIChatModel, Sampling
+from core.model import Sampling
+from core.openai_model import OpenAIChatModel
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
 from core.registry import DRAIN_SECONDS, RETRY_SECONDS, Registry, live_adapter

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NotFound
 from core.messages import Adapter, ChatMessage
-from core.model import OpenAIChatModel, Sampling
+from core.model import Sampling
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 from core.replicas import REFUSED_SECONDS, Replicas
 from tests.core.lora_folders import write_adapter, write_base

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 from sqlalchemy.engine import Connection
 
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.settings import load_settings
 from core.store import Store
 from training import loop as loop_module

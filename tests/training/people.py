@@ -6,7 +6,8 @@ import asyncio
 from contextlib import aclosing
 
 from core.messages import ChatMessage
-from core.model import OpenAIChatModel, Sampling
+from core.model import Sampling
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 
 PROMPT = (ChatMessage("user", "拖鞋？"),)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from core import registry as registry_module
 from core.audit import verify
 from core.errors import AdapterRejected
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.opening import open_store
 from core.registry import Registry, live_adapter
 from core.settings import ROOT, Settings, load_settings

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NoHotLoad
 from core.messages import Adapter, ChatMessage, Delta, Done, Outcome, Platform, UserMessage
-from core.model import ChatModel, OpenAIChatModel, Piece, Sampling
+from core.model import ChatModel, Piece, Sampling
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 from core.replicas import Replicas
 from core.routes import Route

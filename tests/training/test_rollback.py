@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from core import registry as registry_module
 from core.messages import Adapter
-from core.model import OpenAIChatModel
+from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 from core.settings import at_root
 from core.store import Store

@@ -23,7 +23,7 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from core.audit import AuditRow
     from core.messages import Adapter
-    from core.model import OpenAIChatModel
+    from core.openai_model import OpenAIChatModel
     from core.routes import Route
     from core.store import Store
     from training.adapters import Adapters, Lineage, Registered
@@ -203,7 +203,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Store, Adapters]]:
 
 
 def _client(settings: Settings) -> OpenAIChatModel:
-    from core.model import OpenAIChatModel
+    from core.openai_model import OpenAIChatModel
 
     key, admin_key = settings.secrets.model_keys
     return OpenAIChatModel(

@@ -13,11 +13,12 @@ import openai
 import psutil
 import pytest
 
-from core import model as model_module
+from core import openai_model
 from core.breaker import Breaker
 from core.errors import AdapterRejected, ModelMissing, ModelUnavailable, NoHotLoad, NotFound
 from core.messages import ChatMessage
-from core.model import OpenAIChatModel, Piece, Sampling
+from core.model import Piece, Sampling
+from core.openai_model import OpenAIChatModel
 
 PROMPT = (ChatMessage("user", "42码多长？"),)
 SAMPLING = Sampling(max_tokens=50, temperature=0.0)
@@ -310,7 +311,7 @@ async def test_chunks_without_text_do_not_count_as_a_first_token(server, connect
 
 
 async def test_a_server_that_falls_silent_is_given_up(server, connect, monkeypatch) -> None:
-    monkeypatch.setattr(model_module, "GAP_SECONDS", 0.1)
+    monkeypatch.setattr(openai_model, "GAP_SECONDS", 0.1)
     server.stall(SSE, event("26 c"))
     with pytest.raises(ModelUnavailable, match="silent"):
         await ask(await connect())
