@@ -325,16 +325,6 @@ class Inbox:
         row = await self._store.run(lambda connection: connection.execute(query).first())
         return row is not None
 
-    async def conversations_waiting(self, prefix: str) -> set[str]:
-        """The conversations with messages that have no answer yet, whose id begins like this."""
-        query = (
-            sa.select(inbox.c.conversation_id)
-            .where(inbox.c.conversation_id.startswith(prefix, autoescape=True), _UNANSWERED)
-            .distinct()
-        )
-        rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
-        return set(rows)
-
     async def dead_letters(self, conversation_id: str) -> list[DeadLetter]:
         """The conversation's messages that were put aside, in order."""
         at = sa.func.coalesce(inbox.c.leased_until, inbox.c.received_at)

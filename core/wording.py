@@ -215,6 +215,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "只有给这条回答点了 👎 的人才能说明原因。",
         "en": "Only whoever gave this answer a 👎 can say why.",
     },
+    "not_forgotten_now": {
+        "zh": "现在删不了，什么都还没删。请稍后再点一次。",
+        "en": "I cannot delete anything right now, and nothing was. Please press again in a while.",
+    },
     "not_forgotten": {"zh": "好，什么都没删。", "en": "Fine, nothing was deleted."},
     "stranger": {
         "zh": "你好！我只为受邀的朋友服务，还不认识你。想用的话，请联系管理员。",

@@ -25,7 +25,7 @@ from bots.slack.talk import Talk
 from bots.slack.text import plain
 from bots.told import Told
 from core.engine import Engine
-from core.errors import Busy, ImageRejected, MessageRejected, SolemateError
+from core.errors import Busy, ImageRejected, MessageRejected, SolemateError, StoreError
 from core.inbox import Inbox
 from core.messages import Language, Platform, UserMessage
 from core.privacy import erased_at
@@ -185,7 +185,7 @@ class Events:
                 await self.home.choose_wishes(person, {str(one["value"]) for one in options})
                 self.talk.errands.run(self.home.show(person))
             case str(one) if one == FORGET_ACTION:
-                self.talk.errands.run(self.home.forget_person(person))
+                await self._forget(person)
             case str(one) if one == DUEL_OFF_ACTION:
                 await self.comparisons.on_switch_off(press)
             case _:
@@ -196,6 +196,16 @@ class Events:
                         await self.verdicts.on_press(press, data)
                     case None:
                         pass
+
+    async def _forget(self, person: Person) -> None:
+        """Delete all about the person, and show it on their Home; so, too, when that failed."""
+        try:
+            chosen = await self.store.chosen_language(person.id)
+            await self.home.forget(person.id)
+        except StoreError:
+            self.talk.errands.run(self.home.show_not_forgotten(person))
+            raise
+        self.talk.errands.run(self.home.show_forgotten(person, chosen))
 
     async def _once(self, team: str, key: str, taking: Awaitable[None]) -> None:
         """Take what did not come before, and note that it came once it is taken."""

@@ -35,6 +35,7 @@ from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
 from core.leader import Lead, alone
+from core.messages import UserMessage
 from core.privacy import Pseudonyms, erase
 from core.store import Store
 
@@ -171,19 +172,20 @@ class Slack:
         return Intake(status, routes, self.client, socket, self.me, rhythm, lead)
 
     async def _forget(self, user_id: str, lanes: Lanes) -> None:
-        """Delete all that is kept about a person; answers under way end in between.
-
-        The first deletion keeps what waits from being answered, the second takes what was.
-        """
-        found = {one for one, _ in await self.store.conversations_of(user_id, limit=100_000)}
-        found |= await self.inbox.conversations_waiting("slack:")
-        waiting = [one for name in found for one in await self.inbox.pending(name)]
+        """Delete all about the person; what is being answered ends, and is not stored."""
+        under_way = await self.inbox.pending_of(user_id)
+        # Slack waits for us: that no deleted word stays readable in the file is seen to later.
         await erase(self.store, user_id, wipe=False)
-        for message in waiting:
-            if message.user_id == user_id:
-                await lanes.stop(message.conversation_id, message.id)
-                await self.answers.over(message.conversation_id, message.id)
-        await erase(self.store, user_id)
+        self.errands.run(self._forget_the_rest(under_way, lanes))
+
+    async def _forget_the_rest(self, under_way: Sequence[UserMessage], lanes: Lanes) -> None:
+        """Forget where the last answers are shown, when they have ended."""
+        for message in under_way:
+            await lanes.stop(message.conversation_id, message.id)
+        for message in under_way:
+            await self.answers.over(message.conversation_id, message.id)
+            await self.inbox.forget_posts(message.conversation_id, message.id)
+        await self.store.wipe(rewrite=True)
 
 
 @asynccontextmanager

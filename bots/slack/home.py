@@ -84,12 +84,16 @@ class Home:
         for wish in Wish:
             await self.store.wish(person.id, wish, on=wish in chosen)
 
-    async def forget_person(self, person: Person) -> None:
-        """Delete what there is of a person, then say so in the language that they had chosen."""
-        chosen = await self.store.chosen_language(person.id)
-        await self.forget(person.id)
+    async def show_forgotten(self, person: Person, chosen: Language | None) -> None:
+        """Say that nothing is left, in the language that the person had chosen."""
         language = chosen or await self.people.language_of_app(person)
         await self.show(person, say("home_forgotten", language))
+
+    async def show_not_forgotten(self, person: Person) -> None:
+        """Say that nothing could be deleted, with no word from the store, and the button again."""
+        language = await self.people.language_of_app(person)
+        words = section(say("not_forgotten_now", language))
+        await self._publish(person, [words, _forget_button(language)])
 
     async def _publish(self, person: Person, blocks: Sequence[Block]) -> None:
         view = {"type": "home", "blocks": list(blocks)}

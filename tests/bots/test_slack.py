@@ -37,6 +37,7 @@ from core.messages import (
 )
 from core.notices import Notices
 from core.store import Store
+from core.privacy import erase
 from core.tables import duels, feedback_events, inbox, turns
 from core.wording import say
 from tests.bots.desks import ALWAYS, ANSWER, OTHER, teach
@@ -1138,6 +1139,60 @@ async def test_forgetting_ends_an_answer_under_way(tmp_path: Path, fake: FakeSla
         model.gate.set()
         await fake.until(lambda: ANN in fake.homes)
         assert await world.rows(turns.c.user_id) == []
+
+
+async def test_forgetting_is_acknowledged_only_when_it_is_committed(
+    tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged: list[int] = []
+
+    async def watched(*args: Any, **more: Any) -> object:
+        done = await erase(*args, **more)
+        acknowledged.append(len(fake.acks))
+        return done
+
+    monkeypatch.setattr("bots.slack.front.erase", watched)
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        await fake.answered()
+        await fake.all_acknowledged()
+        before = len(fake.acks)
+        await fake.acts({"type": "button", "action_id": "forget"})
+        await fake.all_acknowledged()
+        assert await world.rows(turns.c.user_id) == []
+    assert acknowledged == [before]
+
+
+async def test_what_could_not_be_forgotten_is_told_and_can_be_tried_again(
+    tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [StoreError("full")]
+
+    async def full_disk(*args: Any, **more: Any) -> object:
+        if failures:
+            raise failures.pop()
+        return await erase(*args, **more)
+
+    monkeypatch.setattr("bots.slack.front.erase", full_disk)
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        await fake.answered()
+        await fake.all_acknowledged()
+        before = len(fake.acks)
+        body = await fake.acts({"type": "button", "action_id": "forget"})
+        await fake.until(lambda: say("not_forgotten_now", "en") in str(fake.homes.get(ANN)))
+        assert "forget" in [one["action_id"] for one in home_buttons(fake)]
+        assert len(fake.acks) == before
+        assert len(await world.rows(turns.c.user_id)) == 1
+        # The same press again: it was not noted as taken.
+        await fake.acknowledged(await fake.send(body, "interactive"))
+        await fake.until(lambda: say("home_forgotten", "en") in str(fake.homes.get(ANN)))
+        assert await world.rows(turns.c.user_id) == []
+
+
+def home_buttons(fake: FakeSlack) -> list[dict[str, Any]]:
+    blocks = fake.homes[ANN]["blocks"]
+    return [one for block in blocks for one in block.get("elements", [])]
 
 
 async def test_no_row_knows_a_person_by_their_slack_name(tmp_path: Path, fake: FakeSlack) -> None:

@@ -298,13 +298,6 @@ async def test_a_post_that_was_sent_anew_stands_for_the_lost_one(
     assert await inbox.answer_posts("c1", "m1") == [Post("chat", "9")]
 
 
-async def test_waiting_conversations_are_found_by_how_they_begin(inbox: Inbox) -> None:
-    for number, conversation in enumerate(("a:1:0", "a:1:0", "a:12:0", "a_1:0")):
-        await inbox.put(message(number, conversation))
-    assert await inbox.conversations_waiting("a:1:") == {"a:1:0"}
-    assert await inbox.conversations_waiting("a_1:") == {"a_1:0"}
-
-
 async def test_parts_that_come_soon_are_one_message(inbox: Inbox, clock: Clock) -> None:
     photos = [replace(message(1), text="", images=(b"x",), files=("f",)) for _ in range(2)]
     assert await inbox.join(photos[0], "1", hold_seconds=2)
