@@ -36,8 +36,8 @@ from core.messages import (
     Wishes,
 )
 from core.notices import Notices
-from core.store import Store
 from core.privacy import erase
+from core.store import Store
 from core.tables import duels, feedback_events, inbox, turns
 from core.wording import say
 from tests.bots.desks import ALWAYS, ANSWER, OTHER, teach
