@@ -15,6 +15,8 @@ from core.errors import ConfigError
 
 # Libraries that would log whole URLs, Telegram's with the bot's token in them.
 CHATTY = ("httpx", "httpx2", "httpcore", "telegram", "slack_sdk", "slack_bolt", "openai")
+# Of these one also logs whole messages, where it cannot read them; what is wrong it raises as well.
+_SILENT = "telegram"
 _TOKEN = re.compile(
     r"\d{6,}:[A-Za-z0-9_-]{30,}"  # Telegram
     r"|x(?:ox[a-z]|app)-[A-Za-z0-9-]{8,}"  # Slack
@@ -80,6 +82,7 @@ def configure_logs(level: str, file: Path | None) -> None:
     logging.captureWarnings(True)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(_SILENT).setLevel(logging.CRITICAL + 1)
 
 
 def blank_tokens(text: str) -> str:

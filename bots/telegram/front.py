@@ -26,6 +26,7 @@ from bots.telegram.show import Answers, Pace
 from bots.telegram.talk import Talk
 from bots.telegram.updates import Updates
 from bots.telegram.webhook import Hook, Webhook
+from bots.telegram.wire import PollRequest
 from core.duels import Duels
 from core.engine import Engine
 from core.errors import ConfigError
@@ -79,7 +80,7 @@ class Telegram:
 
     bot: Bot
     bot_id: int
-    polls: HTTPXRequest
+    polls: PollRequest
     errands: Errands
     talk: Talk
     store: Store
@@ -178,7 +179,7 @@ async def open_telegram(
     Close it after the lanes have drained: they show their last answers through it.
     """
     # A pool of its own, so that a dead poll can be thrown away without any answer.
-    polls = HTTPXRequest(connection_pool_size=1)
+    polls = PollRequest(connection_pool_size=1)
     bot = Bot(
         access.token,
         base_url=access.base_url,

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import structlog
 from starlette.routing import BaseRoute
 from telegram import Bot, Update
-from telegram.error import Conflict, NetworkError
-from telegram.request import BaseRequest
+from telegram.error import Conflict, NetworkError, TelegramError
 
 from bots.lanes import Lanes
 from bots.telegram.intake import ALLOWED_UPDATES, Intake
 from bots.telegram.status import Status, until_done
+from bots.telegram.wire import PollRequest
 from core.leader import Lead, alone
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Polling:
     def __init__(
         self,
         bot: Bot,
-        request: BaseRequest,
+        request: PollRequest,
         intake: Intake,
         lanes: Lanes,
         *,
@@ -123,5 +123,9 @@ class Polling:
             await self._request.shutdown()
             await self._request.initialize()
             raise
+        except TelegramError:
+            raise
+        except Exception:  # noqa: BLE001  (each update that is at fault is logged by itself)
+            updates = self._request.updates(self._bot)
         self.status.touch()
         return updates

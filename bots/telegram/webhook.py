@@ -21,6 +21,7 @@ from telegram import Bot, Update, WebhookInfo
 
 from bots.telegram.intake import ALLOWED_UPDATES, Intake
 from bots.telegram.status import Status, until_done
+from bots.telegram.wire import to_update
 from core.errors import ConfigError, StoreError
 from core.wording import say
 
@@ -169,7 +170,7 @@ async def _body_of(request: Request) -> bytes | None:
 
 
 def _update_in(body: bytes, bot: Bot) -> Update | None:
-    """The update; one of a kind that the library does not know says so itself, and is empty."""
+    """The update; None for a body that is none."""
     try:
         data = json.loads(body)
         number = data["update_id"]
@@ -177,12 +178,7 @@ def _update_in(body: bytes, bot: Bot) -> Update | None:
         return None
     if type(number) is not int:
         return None
-    try:
-        return Update.de_json(data, bot)
-    # Whatever the library makes of it: sent again, it would be no better.
-    except Exception:
-        log.exception("update_unreadable", update=number)
-        return Update(number)
+    return to_update(data, number, bot)
 
 
 def _complaint(info: WebhookInfo, now: datetime) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from telegram import Update
 
 from bots.lanes import Allowance
@@ -485,6 +486,25 @@ async def test_an_update_nobody_can_digest_holds_up_no_other(
         async with running(world):
             await fake.answered()
             await fake.until(lambda: not fake.waiting)
+
+
+async def test_an_update_nobody_can_read_holds_up_no_other(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    unreadable = fake.message("A secret.")
+    del unreadable["date"]
+    with capture_logs() as logged:
+        async with opened(tmp_path, fake) as world:
+            await fake.says("canvas?", user=BEN, chat=BEN)
+            await fake.update(message=unreadable)
+            await fake.says(QUESTION)
+            async with running(world):
+                await fake.answered(2)
+                await fake.until(lambda: not fake.waiting)
+    # Once is enough: it does not come again.
+    [line] = [one for one in logged if one["event"] == "update_unreadable"]
+    assert line["update"] == fake.sent[1]["update_id"]
+    assert "secret" not in str(logged)
 
 
 async def test_numbers_that_start_anew_are_not_skipped(tmp_path: Path, fake: FakeTelegram) -> None:

@@ -99,11 +99,17 @@ def test_a_line_is_json_with_time_level_and_logger(log_file: Path) -> None:
     assert {"timestamp", "logger"} <= set(line)
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpx2", "telegram", "slack_sdk"])
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "slack_sdk"])
 def test_libraries_that_log_addresses_only_warn(log_file: Path, name: str) -> None:
     logging.getLogger(f"{name}.client").info("GET https://api/bot123/getMe")
     logging.getLogger(name).warning("slow")
     assert [line["event"] for line in lines(log_file)] == ["slow"]
+
+
+def test_a_library_that_logs_what_it_cannot_read_says_nothing(log_file: Path) -> None:
+    logging.getLogger("telegram.Bot").critical("Received data was %r", {"text": "my address"})
+    logging.getLogger("telegram.request.BaseRequest").error("invalid JSON data: my address")
+    assert lines(log_file) == []
 
 
 def test_a_library_s_warning_goes_to_the_log_and_not_to_the_terminal(
