@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,9 @@ log = structlog.get_logger()
 
 ROUNDS = 10
 MOST_MESSAGES = 50
+# Of a thread's messages so many come at once, and so often they are asked for.
+PAGE = 1000
+MOST_PAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +84,30 @@ class Reading:
         return message, sorted(turns, key=lambda turn: turn.asked_at)[-ROUNDS:]
 
     async def _thread(self, place: Place, until: str) -> list[Mapping[str, Any]] | None:
-        """The thread's messages before this one; None where we may not read it."""
+        """The thread's last messages before this one; None where we may not read it.
+
+        Nor is one without end read: Slack gives the earliest first.
+        """
+        said = deque[Mapping[str, Any]](maxlen=MOST_MESSAGES)
+        cursor: str | None = None
         try:
-            answer = await self.client.conversations_replies(
-                channel=place.channel, ts=place.thread, latest=until, limit=MOST_MESSAGES
-            )
+            for _ in range(MOST_PAGES):
+                answer = await self.client.conversations_replies(
+                    channel=place.channel,
+                    ts=place.thread,
+                    latest=until,
+                    limit=PAGE,
+                    cursor=cursor,
+                )
+                said += [one for one in answer.get("messages") or [] if one.get("ts", "") < until]
+                cursor = (answer.get("response_metadata") or {}).get("next_cursor")
+                if not cursor:
+                    return list(said)
         except (SlackClientError, aiohttp.ClientError, TimeoutError) as exc:
             log.warning("thread_not_read", error=type(exc).__name__, advice="channels:history")
             return None
-        return [one for one in answer.get("messages") or [] if one.get("ts", "") < until]
+        log.info("thread_too_long", pages=MOST_PAGES)
+        return None
 
     async def _goes_on(self, message: UserMessage, place: Place) -> Sequence[Turn] | None:
         """The thread before this one, where a direct message without a thread points back to it."""

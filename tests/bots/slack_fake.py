@@ -101,6 +101,8 @@ class FakeSlack:
         self.sockets: list[web.WebSocketResponse] = []
         self.patience_seconds = 60.0
         self.scopes = ""
+        # Replies of a thread in one answer.
+        self.most_at_once = 1000
         self.streams_known = True
         self.statuses_known = True
         self.feedback_buttons_known = True
@@ -421,9 +423,25 @@ class FakeSlack:
             if (one.channel, one.thread) == thread and not one.only_for
         ]
         said = sorted([*self.threads[thread], *ours], key=lambda one: str(one["ts"]))
+        since, until = str(values.get("oldest", "")), str(values.get("latest", "~"))
+        inclusive = str(values.get("inclusive", "")).lower() in ("1", "true")
         # The message that the thread began with comes along, whatever is asked for.
-        since = str(values.get("oldest", ""))
-        return {"messages": [one for one in said if one["ts"] > since or one is said[0]]}
+        found = [
+            one
+            for one in said
+            if since < one["ts"] < until
+            or one is said[0]
+            or (inclusive and one["ts"] in (since, until))
+        ]
+        # The earliest come first, and no more than asked for; Slack may give less at once.
+        start = int(values["cursor"].partition(":")[2]) if values.get("cursor") else 0
+        end = start + min(int(values.get("limit", 1000)), self.most_at_once)
+        more = {"next_cursor": f"next:{end}" if end < len(found) else ""}
+        return {
+            "messages": found[start:end],
+            "has_more": end < len(found),
+            "response_metadata": more,
+        }
 
     async def _views_open(self, values: Json) -> Json:
         self.views.append(values["view"])

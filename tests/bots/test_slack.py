@@ -341,6 +341,40 @@ async def test_mentioned_in_the_middle_of_a_thread_it_has_read_the_thread(
     assert "canvas" in row.query
 
 
+@pytest.mark.parametrize("most_at_once", [1000, 15])
+async def test_mentioned_deep_in_a_thread_it_has_read_what_was_said_last(
+    tmp_path: Path, fake: FakeSlack, most_at_once: int
+) -> None:
+    fake.most_at_once = most_at_once
+    async with solemate(tmp_path, fake) as world:
+        root = (await fake.says("Look at this.", channel=GENERAL, user=BEN))["ts"]
+        for number in range(80):
+            fake.message(f"Really? {number}", channel=GENERAL, user=BEN, thread=root)
+        fake.message("My canvas shoes are dirty", channel=GENERAL, user=BEN, thread=root)
+        asked = fake.message(f"<@{BOT_USER}> how do I wash them?", channel=GENERAL, thread=root)
+        # What is said after the question, but before it is read, does not belong to it.
+        fake.message("My suede boots are dirty", channel=GENERAL, user=BEN, thread=root)
+        await fake.send(asked)
+        await fake.answered()
+        [row] = await world.rows(turns.c.query)
+    assert "canvas" in row.query
+    assert "suede" not in row.query
+
+
+async def test_of_a_thread_without_end_no_more_is_read_than_a_bound(
+    tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.slack.reading.MOST_PAGES", 3)
+    fake.most_at_once = 2
+    async with solemate(tmp_path, fake):
+        root = (await fake.says("Look at this.", channel=GENERAL, user=BEN))["ts"]
+        for number in range(20):
+            fake.message(f"Really? {number}", channel=GENERAL, user=BEN, thread=root)
+        await fake.mentions(QUESTION, thread=root)
+        await fake.answered()
+    assert len([one for one in fake.called("conversations.replies") if "latest" in one]) == 3
+
+
 async def test_the_photo_of_the_thread_belongs_to_the_question(
     tmp_path: Path, fake: FakeSlack
 ) -> None:
