@@ -8,16 +8,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import structlog
 from slack_bolt.async_app import AsyncAck, AsyncApp
 from slack_bolt.authorization import AuthorizeResult
+from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bots.slack.events import Events
 from bots.slack.people import Me
 from core.errors import SolemateError
 
+log = structlog.get_logger()
+
 # Slack gives three seconds.
 KNOWN_SECONDS = 2.5
+_KINDS = ("event_callback", "block_actions", "view_submission", "view_closed")
 _ANY = re.compile(r".*", re.DOTALL)
 
 Json = dict[str, Any]
@@ -65,11 +70,26 @@ def build_app(base_url: str, session: aiohttp.ClientSession, me: Me, events: Eve
 
         return listener
 
+    app.use(_acknowledge_others)
     app.event(_ANY)(acknowledged(events.on_event))
     app.action(_ANY)(acknowledged(events.on_action))
     app.view_submission(_ANY)(acknowledged(events.on_form))
     app.view_closed(_ANY)(acknowledged(_ignore))
     return app
+
+
+async def _acknowledge_others(
+    body: Json, next_: Callable[[], Awaitable[None]]
+) -> BoltResponse | None:
+    """Answer what we have no use for, shortcuts and the like: Bolt says 404, and logs its words."""
+    kind = body.get("type")
+    if kind in _KINDS:
+        await next_()
+        return None
+    if kind == "app_rate_limited":
+        # More came than Slack hands over in an hour: what is held back is lost.
+        log.warning("events_held_back", minute=body.get("minute_rate_limited"))
+    return BoltResponse(status=200)
 
 
 async def _ignore(_body: Json) -> None:

@@ -289,10 +289,17 @@ class FakeSlack:
     def signed(self, body: Json, now: float, *, secret: str = SECRET) -> tuple[bytes, Json]:
         """A body and its headers as Slack sends them over HTTP."""
         text = json.dumps(body)
-        kind = "application/json"
-        if body["type"] in ("block_actions", "view_submission"):
-            text = urlencode({"payload": text})
-            kind = "application/x-www-form-urlencoded"
+        if body["type"] not in ("event_callback", "url_verification", "app_rate_limited"):
+            return self.signed_form({"payload": text}, now, secret=secret)
+        return self._signed(text, "application/json", now, secret)
+
+    def signed_form(
+        self, values: Mapping[str, str], now: float, *, secret: str = SECRET
+    ) -> tuple[bytes, Json]:
+        """A form and its headers as Slack sends them over HTTP."""
+        return self._signed(urlencode(values), "application/x-www-form-urlencoded", now, secret)
+
+    def _signed(self, text: str, kind: str, now: float, secret: str) -> tuple[bytes, Json]:
         stamp = str(int(now))
         mac = hmac.new(secret.encode(), f"v0:{stamp}:{text}".encode(), hashlib.sha256)
         headers = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bots.lanes import Allowance
 from bots.notices import Telling
@@ -752,6 +753,34 @@ async def test_slacks_challenge_is_returned(tmp_path: Path, fake: FakeSlack) -> 
     async with opened(tmp_path, fake, mode="http") as world:
         response = await world.post(*fake.signed(challenge, time.time()))
     assert response.json() == {"challenge": "c123"}
+
+
+@pytest.mark.parametrize("kind", ["shortcut", "message_action", "block_suggestion", "brand_new"])
+async def test_a_signed_request_of_another_kind_is_acknowledged(
+    tmp_path: Path, fake: FakeSlack, kind: str
+) -> None:
+    body = {"type": kind, "callback_id": "c", "action_id": "a", "block_id": "b", "value": "words"}
+    body |= {"team": {"id": TEAM}, "user": {"id": ANN}, "trigger_id": "t"}
+    async with solemate(tmp_path, fake, mode="http") as world:
+        response = await world.post(*fake.signed(body, time.time()))
+    assert response.status_code == 200
+
+
+async def test_a_slash_command_is_acknowledged(tmp_path: Path, fake: FakeSlack) -> None:
+    async with solemate(tmp_path, fake, mode="http") as world:
+        command = {"command": "/shoes", "text": "words", "team_id": TEAM, "user_id": ANN}
+        response = await world.post(*fake.signed_form(command, time.time()))
+    assert response.status_code == 200
+
+
+async def test_slack_holding_back_events_is_noted(tmp_path: Path, fake: FakeSlack) -> None:
+    body = {"type": "app_rate_limited", "team_id": TEAM, "minute_rate_limited": 1_790_000_040}
+    async with solemate(tmp_path, fake, mode="http") as world:
+        with capture_logs() as logged:
+            response = await world.post(*fake.signed(body, time.time()))
+    assert response.status_code == 200
+    [line] = [one for one in logged if one["log_level"] == "warning"]
+    assert (line["event"], line["minute"]) == ("events_held_back", 1_790_000_040)
 
 
 @pytest.mark.parametrize(
