@@ -166,6 +166,8 @@ class Lanes:
         Raises `Busy` over the conversation's depth or the limits of `sender`, by default the
         message's person: whoever is a new person each time is known by something else.
         """
+        if await self._knows(message, message.id):
+            return False
         await self._limits.count(sender or message.user_id, photos=message.photo_count)
         if self._tasks is not None and self._is_next(message):
             return await self._take(message, self._tasks)
@@ -179,13 +181,18 @@ class Lanes:
         All parts that come within `hold_seconds` of each other are answered together. Raises
         `Busy` like `submit`.
         """
-        known = await self._inbox.knows(message.platform, message.conversation_id, message.id)
+        if await self._knows(message, part):
+            return False
+        known = await self._knows(message, message.id)
         await self._limits.count(
             message.user_id, photos=message.photo_count, messages=int(not known)
         )
         fresh = await self._inbox.join(message, part, hold_seconds=hold_seconds)
         asyncio.get_running_loop().call_later(hold_seconds + HOLD_ENDS_SECONDS, self._woken.set)
         return fresh
+
+    async def _knows(self, message: UserMessage, message_id: str) -> bool:
+        return await self._inbox.knows(message.platform, message.conversation_id, message_id)
 
     async def behind(self) -> int:
         """How many messages a new one would wait for; 0 while they are answered at once."""

@@ -472,6 +472,20 @@ async def test_whoever_sends_too_much_gets_one_friendly_line_and_costs_nothing(
     assert len(model.asked) == 1
 
 
+async def test_a_message_that_is_handed_over_again_costs_nothing(
+    tmp_path: Path, bot: BotUnderTest
+) -> None:
+    allowance = Allowance(messages_per_minute=2, photos_per_minute=1, messages_per_day=10)
+    async with bot.running(tmp_path, allowance=allowance):
+        said = await bot.say(QUESTION)
+        await bot.answers()
+        for _ in range(3):
+            await bot.repeat(said)
+        await bot.say("canvas again?")
+        await bot.answers(2)
+    assert list(bot.texts()) == [answer.text for answer in await bot.answers(2)]
+
+
 async def test_after_a_restart_the_answer_stands_where_it_was_promised(
     tmp_path: Path, bot: BotUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +147,21 @@ async def test_answers_with_a_slow_first_word_hold_up_nobody_else(tmp_path: Path
 
 
 async def test_a_message_is_answered_though_its_sender_left_while_it_was_committed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bot, gate = RecordingBot(), threading.Event()
+    bot, committing = RecordingBot(), asyncio.Event()
     async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
-        holding = asyncio.create_task(desk.store.run(lambda _: gate.wait(60)))
+        inbox_takes = desk.inbox.take
+
+        async def take(message: UserMessage) -> Receipt:
+            committing.set()
+            return await inbox_takes(message)
+
+        monkeypatch.setattr(desk.inbox, "take", take)
         submitting = asyncio.create_task(desk.lanes.submit(ask(1)))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await committing.wait()
         submitting.cancel()
-        gate.set()
-        await asyncio.gather(holding, bot.ended.wait())
+        await bot.ended.wait()
         assert submitting.cancelled()
     assert bot.shown == ["m1"]
 
@@ -197,7 +200,8 @@ async def test_what_cannot_be_committed_is_not_answered_and_stops_nobody(
             async def full(_: UserMessage) -> Receipt:
                 raise StoreError("The disk is full.")
 
-            broken.setattr(desk.inbox, "take", full)
+            for way in ("take", "put"):
+                broken.setattr(desk.inbox, way, full)
             with pytest.raises(StoreError):
                 await desk.lanes.submit(ask(1))
         await desk.lanes.submit(ask(2))
@@ -473,6 +477,31 @@ async def test_a_person_who_sends_too_much_is_asked_to_wait() -> None:
         await limits.count("w:one", photos=0)
     assert 1 <= caught.value.retry_after_seconds <= 60
     await limits.count("w:other", photos=0)
+
+
+async def test_a_repeat_does_not_count_against_the_persons_limits(tmp_path: Path) -> None:
+    bot = RecordingBot(expected=2)
+    allowance = Allowance(messages_per_minute=2, photos_per_minute=1, messages_per_day=9)
+    async with (
+        open_desk(tmp_path, bots={Platform.WEB: bot}, allowance=allowance) as desk,
+        desk.lanes.running(),
+    ):
+        for _ in range(3):
+            await desk.lanes.submit(ask(1))
+        await desk.lanes.submit(ask(2))
+        assert not await desk.lanes.submit(ask(1))
+        await bot.ended.wait()
+    assert bot.shown == ["m1", "m2"]
+
+
+async def test_a_photo_of_an_album_that_comes_again_does_not_count(tmp_path: Path) -> None:
+    allowance = Allowance(messages_per_minute=1, photos_per_minute=2, messages_per_day=9)
+    album = replace(ask(1), files=("one",))
+    async with open_desk(tmp_path, allowance=allowance) as desk:
+        for part in ("a", "a", "a", "b"):
+            await desk.lanes.join(album, part, hold_seconds=60)
+        with pytest.raises(Busy):
+            await desk.lanes.join(album, "c", hold_seconds=60)
 
 
 async def test_photos_have_a_limit_of_their_own() -> None:
