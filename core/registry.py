@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -36,6 +37,8 @@ RETRY_SECONDS = 300.0
 """How long an adapter that was refused is left alone: somebody has to mend it first."""
 DRAIN_SECONDS = 60.0
 """How long an adapter that answers nobody any more stays loaded: longer than any answer takes."""
+LOOK_SECONDS = 10.0
+"""How long a folder is waited for: one of a mount that is gone may keep whoever looks for ever."""
 
 
 class Registry:
@@ -69,7 +72,11 @@ class Registry:
         self._loaded: frozenset[str] = frozenset()
         self._given: dict[str, float] = {}
         self._load_from: dict[str, float] = {}
+        self._unreadable: dict[str, str] = {}
+        self._looks: dict[Adapter, asyncio.Task[None]] = {}
         self._stale = asyncio.Event()
+        self.problem = ""
+        """What keeps all adapters from being looked after, "" while they are."""
 
     @property
     def route(self) -> Route:
@@ -85,6 +92,10 @@ class Registry:
     def complete(self) -> bool:
         """Whether the live adapter can answer; without any, nothing is missing."""
         return not self._route.live or self._route.live in self._loaded
+
+    def why_missing(self, name: str) -> str:
+        """Why the adapter's folder cannot be read here, "" where that is not what is wrong."""
+        return self._unreadable.get(name, "")
 
     async def choose(self, user_id: str) -> str:
         """The served name to ask for this person."""
@@ -148,15 +159,15 @@ class Registry:
 
         Model servers keep adapters in memory: a restarted one has forgotten what it was given.
         """
-        await self.refresh()
-        await self.reconcile()
+        await self._round()
         keeper = asyncio.create_task(self._keep())
         try:
             yield
         finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            tasks = (keeper, *self._looks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self) -> None:
         reconciled = self._clock()
@@ -165,10 +176,24 @@ class Registry:
                 async with asyncio.timeout(min(ROUTE_SECONDS, RECONCILE_SECONDS)):
                     await self._stale.wait()
             due = self._clock() - reconciled >= RECONCILE_SECONDS
-            if await self.refresh() or self._stale.is_set() or due:
-                self._stale.clear()
+            if await self._round(only_if_routed=not (self._stale.is_set() or due)):
                 reconciled = self._clock()
+
+    async def _round(self, *, only_if_routed: bool = False) -> bool:
+        """Follow the route, and reconcile, or only where it has changed; whether that was tried."""
+        tried = not only_if_routed
+        try:
+            tried = await self.refresh() or tried
+            if tried:
+                self._stale.clear()
                 await self.reconcile()
+                self.problem = ""
+        # The outermost handler: whatever is wrong now must not end the rounds to come.
+        except Exception as exc:
+            self.problem = f"Adapters cannot be looked after ({type(exc).__name__})."
+            log.exception("adapters_not_looked_after")
+            self._stale.clear()
+        return tried
 
     async def _load(self, name: str) -> bool:
         """Whether the server has taken the adapter; one that was refused is left alone a while."""
@@ -179,8 +204,17 @@ class Registry:
         except AdapterRejected as exc:
             wait = math.inf if isinstance(exc, NoHotLoad) else RETRY_SECONDS
             self._load_from[name] = self._clock() + wait
+            self._unreadable.pop(name, None)
             log.warning("adapter_not_loaded", adapter=name, problem=str(exc))
             return False
+        except OSError as exc:
+            # A mount comes back by itself, so the next round looks again.
+            problem = exc.strerror or str(exc)
+            if self._unreadable.get(name) != problem:
+                log.warning("adapter_unreadable", adapter=name, problem=problem)
+            self._unreadable[name] = problem
+            return False
+        self._unreadable.pop(name, None)
         self._given[name] = self._clock()
         log.info("adapter_loaded", adapter=name)
         return True
@@ -200,10 +234,23 @@ class Registry:
                 f"The model server has no adapter {adapter.name!r}. Start it with that adapter, "
                 'name its folder in model.adapter_path, or set model.adapter = "".'
             )
-        # A folder of another machine is that machine's to check.
-        if adapter.path.is_dir():
-            await asyncio.to_thread(check_adapter, adapter)
+        await self._look(adapter)
         await self._model.load_adapter(adapter.name, adapter.path)
+
+    async def _look(self, adapter: Adapter) -> None:
+        """Check the adapter's folder; raises `OSError` where it cannot be read, or not in time.
+
+        A look that takes long goes on, and the next round sees what came of it: a second one would
+        be kept as well, and soon no thread would be left.
+        """
+        seconds = 0.0 if adapter in self._looks else LOOK_SECONDS
+        if adapter not in self._looks:
+            looking = asyncio.to_thread(_check_if_here, adapter)
+            self._looks[adapter] = asyncio.create_task(looking)
+        await asyncio.wait({self._looks[adapter]}, timeout=seconds)
+        if not self._looks[adapter].done():
+            raise TimeoutError("it does not answer")
+        await self._looks.pop(adapter)
 
     async def _unload(self) -> None:
         """Have the server forget what we gave it and nobody is sent to for a good while."""
@@ -215,6 +262,17 @@ class Registry:
                 await self._model.unload_adapter(name)
                 log.info("adapter_unloaded", adapter=name)
             del self._given[name]
+
+
+def _check_if_here(adapter: Adapter) -> None:
+    """Raise `AdapterRejected` unless it is well; a folder of another machine is that one's."""
+    assert adapter.path is not None
+    try:
+        here = stat.S_ISDIR(adapter.path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if here:
+        check_adapter(adapter)
 
 
 def _read(connection: Connection) -> tuple[Route | None, dict[str, Adapter]]:

@@ -87,12 +87,17 @@ def model_health(servers: Mapping[str, bool]) -> PartHealth:
 
 async def adapter_health(registry: Registry) -> PartHealth:
     """Whether the adapter that should answer does."""
+    if registry.problem:
+        advice = f"{registry.problem} No promotion or rollback may be followed; the log says why."
+        return PartHealth(Condition.DEGRADED, advice)
     live = registry.live
     if live is None:
         return PartHealth()
     if registry.complete:
         return PartHealth(detail=f"{live.name} answers.")
-    advice = f"{live.name} is not loaded, so the model answers without it; the log says why."
+    why = registry.why_missing(live.name)
+    known = f": its folder cannot be read ({why})." if why else "; the log says why."
+    advice = f"{live.name} is not loaded, so the model answers without it{known}"
     return PartHealth(Condition.DEGRADED, advice)
 
 

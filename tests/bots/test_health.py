@@ -47,6 +47,25 @@ async def test_an_adapter_that_does_not_answer_degrades_the_answers(model: OpenA
     assert await adapter_health(registry) == PartHealth(detail="spoken answers.")
 
 
+async def test_what_keeps_adapters_from_being_looked_after_degrades_the_answers(
+    model: OpenAIChatModel,
+) -> None:
+    registry = Registry(model, "solemate", None)
+    registry.problem = "Adapters cannot be looked after (OSError)."
+    found = await adapter_health(registry)
+    assert found.condition is Condition.DEGRADED
+    assert registry.problem in found.detail
+
+
+async def test_a_folder_that_cannot_be_read_is_named_as_what_is_wrong(
+    model: OpenAIChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(model, "solemate", SPOKEN)
+    monkeypatch.setattr(registry, "why_missing", {"spoken": "Stale file handle"}.get)
+    found = await adapter_health(registry)
+    assert "its folder cannot be read (Stale file handle)" in found.detail
+
+
 async def test_no_adapter_is_as_well_as_one_that_answers(model: OpenAIChatModel) -> None:
     assert await adapter_health(Registry(model, "solemate", None)) == PartHealth()
 

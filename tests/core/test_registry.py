@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -26,8 +28,9 @@ from core.engine import Engine, Options
 from core.errors import ConfigError, StoreError
 from core.index import Index, Recipe
 from core.knowledge import Chunk
+from core.lora import LoraConfig
 from core.messages import Adapter, Done, Outcome, Platform, Reply, UserMessage
-from core.model import Sampling
+from core.model import Sampling, Survey
 from core.openai_model import OpenAIChatModel
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
@@ -262,6 +265,118 @@ async def test_a_server_that_forgot_is_given_its_adapter_again_without_a_questio
         server.loaded.clear()
         await server.changed.wait()
     assert server.loaded == {"spoken": str(adapter.path)}
+
+
+class Mount:
+    """The folder of the adapters on another machine, which can be cut off, or never answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.problem: OSError | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+        self.looks = 0
+        check = registry_module.check_adapter
+
+        def check_there(adapter: Adapter) -> LoraConfig:
+            self.looks += 1
+            self.answers.wait(60)
+            if self.problem is not None:
+                raise self.problem
+            return check(adapter)
+
+        monkeypatch.setattr(registry_module, "check_adapter", check_there)
+
+
+@pytest.fixture
+def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
+    mount = Mount(monkeypatch)
+    yield mount
+    mount.answers.set()
+
+
+CUT = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others work until it is so."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("It never became so.")
+
+
+async def test_an_adapter_whose_folder_is_cut_off_is_loaded_when_it_is_back(
+    server: FakeModelServer,
+    model: OpenAIChatModel,
+    adapter: Adapter,
+    mount: Mount,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "RECONCILE_SECONDS", 0.01)
+    mount.problem = CUT
+    registry = Registry(model, "solemate", adapter)
+    with capture_logs() as lines:
+        async with registry.reconciling():
+            await until(lambda: mount.looks > 2)
+            assert server.offered == []
+            assert registry.why_missing("spoken") == "Transport endpoint is not connected"
+            mount.problem = None
+            await until(lambda: registry.complete)
+    assert registry.why_missing("spoken") == ""
+    assert [line["event"] for line in lines] == ["adapter_unreadable", "adapter_loaded"]
+
+
+async def test_a_folder_that_never_answers_is_looked_at_once_and_holds_nobody_up(
+    server: FakeModelServer,
+    model: OpenAIChatModel,
+    adapter: Adapter,
+    mount: Mount,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for pace in ("RECONCILE_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(registry_module, pace, 0.01)
+    mount.answers.clear()
+    await keep(store, named("one", adapter))
+    server.loaded["one"] = "there"
+    registry = Registry(model, "solemate", adapter, store=store)
+    async with registry.reconciling():
+        await until(lambda: registry.why_missing("spoken") != "")
+        await send(store, Route("one"))
+        await until(lambda: registry.route.live == "one")
+        assert await registry.choose("anna") == "one"
+        await send(store, Route("spoken"))
+        await until(lambda: registry.route.live == "spoken")
+        assert mount.looks == 1
+        mount.answers.set()
+        await until(lambda: registry.complete)
+    assert mount.looks == 1
+
+
+async def test_an_error_that_nobody_expects_ends_one_round_and_not_those_that_follow(
+    server: FakeModelServer,
+    model: OpenAIChatModel,
+    adapter: Adapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "RECONCILE_SECONDS", 0.01)
+    survey, bad = model.survey, asyncio.Event()
+    bad.set()
+
+    async def failing() -> Survey:
+        if bad.is_set():
+            raise RuntimeError("Nobody thought of this.")
+        return await survey()
+
+    monkeypatch.setattr(model, "survey", failing)
+    registry = Registry(model, "solemate", adapter)
+    with capture_logs() as lines:
+        async with registry.reconciling():
+            assert "RuntimeError" in registry.problem
+            bad.clear()
+            await until(lambda: registry.complete and not registry.problem)
+    assert "adapters_not_looked_after" in [line["event"] for line in lines]
 
 
 def named(name: str, adapter: Adapter) -> Adapter:
