@@ -11,7 +11,6 @@ as an album's photo, or of an event that needed none, such as a command.
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from core.errors import Busy
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.tables import inbox, posts, turns
-from core.transactions import lock
+from core.transactions import lock, now_of
 
 log = structlog.get_logger()
 
@@ -92,8 +91,9 @@ class Inbox:
         owner: str,
         depth: int,
         lease_seconds: float = 60.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """Without a `clock` the database's is gone by: another replica's may be a minute off."""
         self._store = store
         self._owner = owner
         self._depth = depth
@@ -118,11 +118,12 @@ class Inbox:
         return await self._store.run(lambda connection: self._put(connection, message, lease=True))
 
     def _put(self, connection: Connection, message: UserMessage, *, lease: bool) -> Receipt:
-        now, key = self._clock(), _key(message)
+        key = _key(message)
         _lock_conversation(connection, message)
         if connection.execute(_KNOWN, key).first() is not None:
             return Receipt(fresh=False)
         alone = self._count_waiting(connection, message) == 0
+        now = self._now(connection)
         row = _new_row(message, now)
         if not (lease and alone):
             return Receipt(upsert(connection, inbox, row, key=KEY))
@@ -138,12 +139,8 @@ class Inbox:
         comes later is a message of its own, with those that come after it. Raises `Busy` like
         `put`.
         """
-        now, until = self._clock(), self._clock() + hold_seconds
         of_conversation = _of_conversation(message.platform, message.conversation_id)
-        key = _key_row(message.platform, message.conversation_id, part, now)
-        first = _new_row(message, now) | {"leased_until": until}
         late = replace(message, id=f"{message.id}-{part}")
-        later = _new_row(late, now) | {"leased_until": until}
         of_message = sa.or_(
             inbox.c.message_id == message.id,
             inbox.c.message_id.startswith(f"{message.id}-", autoescape=True),
@@ -157,15 +154,19 @@ class Inbox:
 
         def work(connection: Connection) -> bool:
             _lock_conversation(connection, message)
+            now = self._now(connection)
+            key = _key_row(message.platform, message.conversation_id, part, now)
             if not upsert(connection, inbox, key, key=KEY):
                 return False
+            until = {"leased_until": now + hold_seconds}
             row = connection.execute(growing).one_or_none()
             if row is not None:
-                values = {"message": _joined(row.message, message), "leased_until": until}
+                values = {"message": _joined(row.message, message)} | until
                 connection.execute(sa.update(inbox).where(inbox.c.id == row.id).values(values))
                 return True
             self._count_waiting(connection, message)
-            return any(upsert(connection, inbox, row, key=KEY) for row in (first, later))
+            rows = (_new_row(one, now) | until for one in (message, late))
+            return any(upsert(connection, inbox, row, key=KEY) for row in rows)
 
         return await self._store.run(work)
 
@@ -190,9 +191,9 @@ class Inbox:
 
         `source` is who sent them: a bot or a team, and no conversation.
         """
-        now = self._clock()
 
         def work(connection: Connection) -> None:
+            now = self._now(connection)
             for event in events:
                 row = _key_row(platform, source, event, now)
                 upsert(connection, inbox, row, key=KEY)
@@ -201,9 +202,9 @@ class Inbox:
 
     async def lease(self) -> Letter | None:
         """The oldest message whose conversation is not being answered, leased to us."""
-        now = self._clock()
 
         def work(connection: Connection) -> Letter | None:
+            now = self._now(connection)
             while (row := connection.execute(_NEXT, {"now": now}).one_or_none()) is not None:
                 this_row = sa.update(inbox).where(inbox.c.id == row.id)
                 try:
@@ -238,7 +239,12 @@ class Inbox:
 
     async def dead(self, letter: Letter) -> None:
         """The letter failed too often: it is put aside, and shown with its apology."""
-        await self._change(_HELD_ROW, self._held(letter), state="dead", leased_until=self._clock())
+
+        def work(connection: Connection) -> None:
+            values = {"owner": None, "state": "dead", "leased_until": self._now(connection)}
+            connection.execute(_HELD_ROW, self._held(letter) | values)
+
+        await self._store.run(work)
 
     async def give_back(self, letter: Letter) -> None:
         """Nobody answers the letter now; whoever comes next may, as if it had not been tried."""
@@ -253,17 +259,23 @@ class Inbox:
 
         Those whose conversation is being answered wait for that, and not for a lane.
         """
-        now = self._clock()
-        waiting, oldest = await self._store.run(
-            lambda connection: connection.execute(_BACKLOG, {"now": now}).one()
-        )
-        return waiting, now - oldest if oldest is not None else 0.0
+
+        def work(connection: Connection) -> tuple[int, float]:
+            now = self._now(connection)
+            waiting, oldest = connection.execute(_BACKLOG, {"now": now}).one()
+            return waiting, now - oldest if oldest is not None else 0.0
+
+        return await self._store.run(work)
 
     async def waiting(self) -> tuple[int, float]:
         """How many messages wait or are being answered, and the oldest one's age in seconds."""
         query = sa.select(sa.func.count(), sa.func.min(inbox.c.received_at)).where(_UNANSWERED)
-        count, oldest = await self._store.run(lambda connection: connection.execute(query).one())
-        return count, self._clock() - oldest if oldest is not None else 0.0
+
+        def work(connection: Connection) -> tuple[int, float]:
+            count, oldest = connection.execute(query).one()
+            return count, self._now(connection) - oldest if oldest is not None else 0.0
+
+        return await self._store.run(work)
 
     async def pending(self, conversation_id: str) -> list[UserMessage]:
         """The conversation's messages that have no answer yet, in order."""
@@ -343,10 +355,13 @@ class Inbox:
 
     async def forget_done(self, *, older_than_seconds: float) -> int:
         """Delete finished rows of this age; platforms do not repeat messages that old."""
-        statement = sa.delete(inbox).where(
-            inbox.c.state == "done", inbox.c.received_at < self._clock() - older_than_seconds
-        )
-        return await self._store.run(lambda connection: connection.execute(statement).rowcount)
+
+        def work(connection: Connection) -> int:
+            old = inbox.c.received_at < self._now(connection) - older_than_seconds
+            done = sa.delete(inbox).where(inbox.c.state == "done", old)
+            return connection.execute(done).rowcount
+
+        return await self._store.run(work)
 
     async def add_post(self, conversation_id: str, message_id: str, post: Post) -> None:
         """Commit where a message's answer is shown, so that a restart changes it there."""
@@ -357,10 +372,13 @@ class Inbox:
             "conversation_id": conversation_id,
             "message_id": message_id,
             "position": post.position,
-            "posted_at": self._clock(),
         }
-        key = ("place", "post_id")
-        await self._store.run(lambda connection: upsert(connection, posts, row, key=key))
+
+        def work(connection: Connection) -> None:
+            row["posted_at"] = self._now(connection)
+            upsert(connection, posts, row, key=("place", "post_id"))
+
+        await self._store.run(work)
 
     async def forget_posts(self, conversation_id: str, message_id: str) -> None:
         """Delete where a message's answer is shown."""
@@ -406,6 +424,9 @@ class Inbox:
             .where(posts.c.place == place, posts.c.post_id == post_id, posts.c.kind == kind)
         )
         return await self._store.run(lambda connection: connection.execute(query).scalar())
+
+    def _now(self, connection: Connection) -> float:
+        return now_of(connection) if self._clock is None else self._clock()
 
     def _count_waiting(self, connection: Connection, message: UserMessage) -> int:
         """How many messages of its conversation wait; `Busy` where one more is too many."""

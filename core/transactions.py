@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,6 +126,19 @@ def lock_number(what: str) -> int:
 
 
 _LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
+
+
+def now_of(connection: Connection) -> float:
+    """Unix seconds by the clock that all who share the database go by: those of the moment.
+
+    PostgreSQL's own, for two machines never agree; SQLite is on this one.
+    """
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(_NOW).scalar_one())
+    return time.time()
+
+
+_NOW = sa.select(sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double))
 
 
 def _may_go_better(exc: sa.exc.DBAPIError) -> bool:

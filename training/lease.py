@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -11,6 +10,7 @@ from sqlalchemy.engine import Connection
 from core.database import upsert
 from core.store import Store
 from core.tables import leases
+from core.transactions import now_of
 
 
 class LeaseLost(Exception):
@@ -31,8 +31,9 @@ class Lease:
         owner: str,
         *,
         seconds: float = 30.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """Without a `clock` the database's is gone by: another machine's may be a minute off."""
         self._store = store
         self._name = name
         self._owner = owner
@@ -41,17 +42,17 @@ class Lease:
 
     async def take(self) -> bool:
         """Take the lease, or renew it; whether it is ours now."""
-        now = self._clock()
-        row = {"name": self._name, "owner": self._owner, "until": now + self.seconds}
-        free = sa.or_(
-            leases.c.owner == self._owner,
-            leases.c.until <= now,
-            # Taken by a clock that went wrong since: nobody renews so far ahead.
-            leases.c.until > now + 2 * self.seconds,
-        )
-        renew = sa.update(leases).where(leases.c.name == self._name, free).values(row)
 
         def work(connection: Connection) -> bool:
+            now = self._now(connection)
+            row = {"name": self._name, "owner": self._owner, "until": now + self.seconds}
+            free = sa.or_(
+                leases.c.owner == self._owner,
+                leases.c.until <= now,
+                # Taken by a clock that went wrong since: nobody renews so far ahead.
+                leases.c.until > now + 2 * self.seconds,
+            )
+            renew = sa.update(leases).where(leases.c.name == self._name, free).values(row)
             return bool(connection.execute(renew).rowcount) or upsert(
                 connection, leases, row, key=("name",)
             )
@@ -70,5 +71,8 @@ class Lease:
             # Nobody takes it between this look and the commit.
             query = query.with_for_update()
         row = connection.execute(query).one_or_none()
-        if row is None or row.owner != self._owner or row.until <= self._clock():
+        if row is None or row.owner != self._owner or row.until <= self._now(connection):
             raise LeaseLost(f"{self._owner} no longer holds the lease on {self._name}.")
+
+    def _now(self, connection: Connection) -> float:
+        return now_of(connection) if self._clock is None else self._clock()

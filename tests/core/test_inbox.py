@@ -1,6 +1,7 @@
 """The inbox: once in, a message is answered once, in its turn, or put aside."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -412,6 +413,23 @@ async def test_of_messages_that_come_at_once_one_is_leased_as_it_comes(
     assert [await leased(inbox) for inbox in replicas] == [None] * 3
     await replicas[0].done(first)
     assert await leased(replicas[0]) is not None
+
+
+@pytest.mark.parametrize("ahead", [-61.0, 61.0])
+async def test_a_replica_whose_clock_is_wrong_takes_nothing_that_is_held(
+    replicas: list[Inbox], monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    clock = time.time
+    held = await replicas[0].take(message(1))
+    assert held.letter is not None
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+    assert await leased(replicas[1]) is None
+    waiting, oldest = await replicas[1].waiting()
+    assert waiting == 1
+    assert 0 <= oldest < 60
+    await replicas[1].put(message(2, "c2"))
+    monkeypatch.setattr(time, "time", clock)
+    assert await leased(replicas[0]) == "m2"
 
 
 async def test_replicas_that_lease_at_once_answer_each_message_once_and_in_order(

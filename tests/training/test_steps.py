@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -581,6 +582,21 @@ async def test_a_clock_that_jumps_an_hour_leaves_one_holder(store: Store, jump: 
     with pytest.raises(LeaseLost):
         await store.run(first.check)
     await store.run(second.check)
+
+
+@pytest.mark.parametrize("ahead", [-31.0, 31.0, 61.0])
+async def test_a_machine_whose_clock_is_wrong_takes_no_lease_that_is_held(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    clock = time.time
+    async with Store(postgres_url) as one, Store(postgres_url) as other:
+        first, second = Lease(one, "loop", "first"), Lease(other, "loop", "second")
+        assert await first.take()
+        monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+        assert not await second.take()
+        monkeypatch.setattr(time, "time", clock)
+        assert await first.take()
+        await one.run(first.check)
 
 
 async def test_two_looks_at_the_same_table_begin_one_run(shop: Workshop) -> None:
