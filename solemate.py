@@ -208,11 +208,12 @@ def restore(
     with err.status("Restoring…"):
         done = run(restore_from(_backed_up(context.obj), file))
     if as_json:
-        print_json({**asdict(done), "set_aside": str(done.set_aside) if done.set_aside else None})
+        print_json({**asdict(done), "set_aside": [str(folder) for folder in done.set_aside]})
         return
     out.print(f"Restored {done.files} files; {done.erased_again} people were erased again.")
-    if done.set_aside is not None:
-        out.print(f"What was there lies in {done.set_aside}: delete it when all is well.")
+    if done.set_aside:
+        lies = " and ".join(str(folder) for folder in done.set_aside)
+        out.print(f"What was there lies in {lies}: delete it when all is well.")
     if not done.audit_whole:
         err.print("The backup's audit has been changed since it was written.", style="red")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import sqlite3
 import subprocess
 import time
@@ -40,8 +41,14 @@ LAST_BACKUP = "last-backup"
 STATE = "state"
 """The folder inside a backup that holds what was kept of the state folder."""
 
+DUMP = "database.dump"
+"""What `pg_dump` wrote, in a backup and in what a restore sets aside."""
+SCRATCH_SCHEMA = "solemate_restoring"
+"""Where a restore prepares PostgreSQL's tables; it stays behind only where one was killed."""
+
 _MANIFEST = "manifest.json"
-_DATABASES = {"sqlite": "database.sqlite", "postgresql": "database.dump"}
+_DATABASES = {"sqlite": "database.sqlite", "postgresql": DUMP}
+_ROWS = re.compile(r"COPY \S+ \((.*)\) FROM stdin;")
 _CHUNK = 1 << 20
 
 Kind = Literal["sqlite", "postgresql"]
@@ -178,12 +185,22 @@ def reading(url: str) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
+def postgres_url(url: str, schema: str) -> str:
+    """The database's URL with the tables of another schema; it holds the password."""
+    address = make_url(url).update_query_dict({"options": f"-csearch_path={schema}"})
+    return address.render_as_string(hide_password=False)
+
+
 def postgres_tool(url: str, program: str, *options: str) -> None:
-    """Run `pg_dump` or `pg_restore` on the database; `StoreError` with what it complains about."""
+    """Run one of PostgreSQL's programs on the database; `StoreError` with its complaint."""
+    with _without_password(make_url(url)) as address:
+        run_tool(program, "--no-password", f"--dbname={address}", *options)
+
+
+def run_tool(program: str, *options: str) -> str:
+    """What one of PostgreSQL's programs prints; `StoreError` with what it complains about."""
     try:
-        with _without_password(make_url(url)) as address:
-            command = [program, "--no-password", f"--dbname={address}", *options]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([program, *options], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise StoreError(
             f"{program} is not installed. Install PostgreSQL's client programs, of the server's "
@@ -192,6 +209,24 @@ def postgres_tool(url: str, program: str, *options: str) -> None:
     if done.returncode:
         complaint = done.stderr.strip() or f"exit {done.returncode}"
         raise StoreError(f"{program} failed: {complaint}")
+    return done.stdout
+
+
+def tombstones_in_dump(dump: Path) -> Mapping[str, float]:
+    """Who had been erased, by pseudonym, and when, in what `pg_dump` wrote."""
+    told = run_tool(
+        "pg_restore", "--data-only", f"--table={tombstones.name}", "--file=-", str(dump)
+    )
+    found, columns = {}, None
+    for line in told.splitlines():
+        if head := _ROWS.match(line):
+            columns = [name.strip() for name in head[1].split(",")]
+        elif line == r"\.":
+            columns = None
+        elif columns is not None:
+            row = dict(zip(columns, line.split("\t"), strict=True))
+            found[row["user_id"]] = float(row["erased_at"])
+    return found
 
 
 @contextmanager
@@ -279,10 +314,15 @@ def _dump(place: Place, snapshot: Path) -> tuple[str, Mapping[str, float]]:
     with reading(place.url) as connection:
         query = sa.text("SELECT version_num FROM alembic_version")
         revision: str = connection.execute(query).scalar_one()
-    postgres_tool(
-        place.url, "pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--file={snapshot}"
-    )
+    dump(place.url, snapshot)
     return revision, erased
+
+
+def dump(url: str, file: Path) -> None:
+    """Have `pg_dump` write the database to `file`, without what a killed restore left in it."""
+    without = f"--exclude-schema={SCRATCH_SCHEMA}"
+    plain = ("--format=custom", "--no-owner", "--no-acl", without)
+    postgres_tool(url, "pg_dump", *plain, f"--file={file}")
 
 
 def _write(
@@ -314,12 +354,21 @@ def _write(
         os.fsync(raw.fileno())
 
 
-def _kept_files(state: Path) -> Iterator[tuple[str, Path]]:
+def kept_entries(state: Path) -> Iterator[Path]:
+    """What is kept of a state folder, each as its path in it: an adapter's folder, a secret."""
     for pattern in KEPT:
         for kept in sorted(state.glob(pattern)):
-            for file in sorted(kept.rglob("*")) if kept.is_dir() else [kept]:
-                if file.is_file() and not file.is_symlink():
-                    yield f"{STATE}/{file.relative_to(state).as_posix()}", file
+            # What is hidden among adapters is what a restore sets aside, or was about to put there.
+            entries = kept.glob("[!.]*") if kept.is_dir() else [kept]
+            yield from (entry.relative_to(state) for entry in sorted(entries))
+
+
+def _kept_files(state: Path) -> Iterator[tuple[str, Path]]:
+    for entry in kept_entries(state):
+        kept = state / entry
+        for file in sorted(kept.rglob("*")) if kept.is_dir() else [kept]:
+            if file.is_file() and not file.is_symlink():
+                yield f"{STATE}/{file.relative_to(state).as_posix()}", file
 
 
 def _is_kept(name: str) -> bool:

@@ -1,16 +1,22 @@
-"""The way back from a backup: database and state in their place again, and erased people erased."""
+"""The way back from a backup: database and state in their place again, and erased people erased.
+
+All that can fail comes first: the backup is laid out beside what it replaces, on the same disks,
+and the erased are erased in it. Then names are exchanged, the database's last, and taken back where
+one cannot be. A restore that was killed is completed by the next.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sqlite3
 import time
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
@@ -21,7 +27,8 @@ from pydantic import ValidationError
 
 from core import audit
 from core.backup import (
-    KEPT,
+    DUMP,
+    SCRATCH_SCHEMA,
     STATE,
     Kind,
     Manifest,
@@ -29,24 +36,34 @@ from core.backup import (
     backups_in,
     check_backup,
     check_sqlite,
+    dump,
+    kept_entries,
     postgres_tool,
+    postgres_url,
     read_manifest,
     read_tombstones,
     reading,
+    run_tool,
     stamp,
     sync,
+    tombstones_in_dump,
 )
-from core.database import revisions
+from core.database import revision_of, revisions
 from core.errors import DataError, SolemateError, StoreError
 from core.privacy import erase
 from core.store import Store
+from core.tables import tombstones
 
 log = structlog.get_logger()
+
+_SCRATCH = ".restore-"
+_REPLACED = "replaced-"
+_LOCK_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did; `set_aside` holds what was there before, None where nothing was.
+    """What a restore did; `set_aside` are the folders with what was there before, if anything was.
 
     `erased_again` people had been erased since the backup. `audit_whole` is whether the restored
     audit is as it was written.
@@ -56,82 +73,239 @@ class Restored:
     files: int
     erased_again: int
     audit_whole: bool
-    set_aside: Path | None
+    set_aside: tuple[Path, ...]
 
 
 async def restore(place: Place, file: Path, *, now: float | None = None) -> Restored:
     """Put the database and the state of a backup in their place; nothing may be running on them.
 
-    What was there is set aside in the state folder. Whoever was erased since the backup, as the
-    database that was there or a backup beside `file` knows, is erased again before the restored
-    one is used. Raises `DataError` for a backup that is damaged or of the other kind of database,
-    `StoreError` while the database is in use or when a newer solemate made the backup.
+    What was there is set aside in the state folder, or in the folder of it that is a mount. Whoever
+    was erased since the backup, as the database that was there, those that were set aside or a
+    backup beside `file` know, is erased again before the restored one is used. Raises `DataError`
+    for a backup that is damaged or of the other kind of database, `StoreError` while the database
+    is in use, when a newer solemate made the backup, or when something is in the way: then what
+    was there is still there.
     """
     at = time.time() if now is None else now
     manifest = await asyncio.to_thread(check_backup, file)
     _check_fits(manifest, place)
-    aside = place.state / f"replaced-{stamp(at)}"
     with ExitStack() as stack:
         await asyncio.to_thread(_take, place, stack)
-        erased = await asyncio.to_thread(_erased_since, place, file, manifest)
-        place.state.mkdir(parents=True, exist_ok=True)
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix=".restore-", dir=place.state)))
-        await asyncio.to_thread(_extract, file, manifest, scratch)
-        database = _DATABASES[place.kind](place, scratch / manifest.database, aside)
-        await asyncio.to_thread(database.load)
-        async with Store(database.url, exclusive=False) as store:
-            for user_id, moment in erased.items():
-                await erase(store, user_id, now=moment, who="restore", wipe=False)
-            verified = await audit.verify(store)
-        await asyncio.to_thread(database.finish)
-        await asyncio.to_thread(_put_state, scratch / STATE, place.state, aside)
+        with _nothing_replaced():
+            erased = await asyncio.to_thread(_erased_since, place, file, manifest)
+            made = stack.enter_context(ExitStack())
+            aside = _new_aside(place.state, at, made)
+            state = await asyncio.to_thread(_State, place.state, aside, stack)
+            await asyncio.to_thread(state.extract, file, manifest)
+            copy = state.scratch / manifest.database
+            database = _DATABASES[place.kind](place, copy, aside, stack)
+            await asyncio.to_thread(database.load)
+            async with Store(database.url, exclusive=False) as store:
+                for user_id, moment in erased.items():
+                    await erase(store, user_id, now=moment, who="restore", wipe=False)
+                verified = await audit.verify(store)
+            await asyncio.to_thread(database.prepare)
+        made.pop_all()
+        # Not on a thread: whoever cancels it meanwhile waits until it is done, or taken back.
+        _exchange(state, database, aside)
     log.info("restored", backup=file.name, erased_again=len(erased), audit_whole=verified.whole)
     return Restored(
         made_at=manifest.made_at,
         files=len(manifest.files),
         erased_again=len(erased),
         audit_whole=verified.whole,
-        set_aside=aside if aside.exists() else None,
+        set_aside=state.set_aside(),
     )
+
+
+def _exchange(state: _State, database: _Database, aside: Path) -> None:
+    """Exchange state and database, or neither."""
+    with ExitStack() as undo:
+        try:
+            state.exchange(undo)
+            database.exchange()
+        except (OSError, sa.exc.SQLAlchemyError, SolemateError) as exc:
+            again = "Restore again once nothing is in the way."
+            try:
+                undo.close()
+            except OSError as stuck:
+                raise StoreError(
+                    f"The restore broke off ({exc}), and not all could be put back ({stuck}): what "
+                    f"was there lies in {str(aside)!r}. {again}"
+                ) from exc
+            raise StoreError(
+                f"The restore broke off ({exc}). What was there is in its place again, and a copy "
+                f"of the database lies in {str(aside)!r}. {again}"
+            ) from exc
+        undo.pop_all()
+
+
+class _State:
+    """What a backup keeps of the state folder, on its way back.
+
+    Each folder's entries are exchanged within it: it may be a mount, which cannot be renamed, and
+    from which nothing can be moved elsewhere in one step.
+    """
+
+    def __init__(self, state: Path, aside: Path, stack: ExitStack) -> None:
+        """`stack` takes away what is not needed any more. `OSError` where we may not write."""
+        state.mkdir(parents=True, exist_ok=True)
+        self._state = state
+        self._aside = aside
+        self._stack = stack
+        self._scratches: dict[str, Path] = {}
+        self.scratch = self._scratch_in("")
+
+    def extract(self, file: Path, manifest: Manifest) -> None:
+        """Lay the backup's files out, each on the disk that it belongs on."""
+        for name in {path.parts[0] for path in kept_entries(self._state) if len(path.parts) > 1}:
+            self._scratch_in(name)
+        with zipfile.ZipFile(file) as archive:
+            for name in manifest.files:
+                target = self._laid_out(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+                target.chmod(archive.getinfo(name).external_attr >> 16 & 0o777 or 0o600)
+                sync(target)
+
+    def exchange(self, undo: ExitStack) -> None:
+        """Exchange what backups keep; an adapter that is younger than the backup is set aside."""
+        for folder, scratch in self._scratches.items():
+            place, fresh = self._state / folder, scratch / STATE
+            if present := self._present(folder):
+                aside = self._aside_of(folder)
+                for entry in present:
+                    _move(place / entry, aside / entry, undo)
+            # A run is never changed: one that is there is the backup's, or holds more.
+            for source, target in list(_missing(fresh, place)):
+                _move(source, target, undo)
+            # Not every network's file system has this for folders.
+            with suppress(OSError):
+                sync(place)
+
+    def set_aside(self) -> tuple[Path, ...]:
+        """The folders that hold what was there."""
+        folders = dict.fromkeys([self._aside, *(self._own_aside(one) for one in self._scratches)])
+        return tuple(folder for folder in folders if folder.is_dir())
+
+    def _laid_out(self, name: str) -> Path:
+        path = PurePosixPath(name)
+        if path.parts[0] != STATE:
+            return self.scratch / name
+        _, *parts = path.parts
+        folder = parts.pop(0) if len(parts) > 1 else ""
+        return self._scratch_in(folder) / STATE / Path(*parts)
+
+    def _scratch_in(self, folder: str) -> Path:
+        """A folder in this one, for what will be renamed into it."""
+        if folder not in self._scratches:
+            place = self._state / folder
+            place.mkdir(exist_ok=True)
+            for left in place.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left)
+            scratch = TemporaryDirectory(prefix=_SCRATCH, dir=place, ignore_cleanup_errors=True)
+            self._scratches[folder] = Path(self._stack.enter_context(scratch))
+        return self._scratches[folder]
+
+    def _present(self, folder: str) -> list[str]:
+        entries = (path.parts for path in kept_entries(self._state))
+        if folder:
+            return sorted({parts[1] for parts in entries if parts[0] == folder})
+        return sorted(parts[0] for parts in entries if len(parts) == 1)
+
+    def _aside_of(self, folder: str) -> Path:
+        """Where the entries of this folder can be renamed to."""
+        aside = self._aside / folder
+        probe = self._scratches[folder] / "probe"
+        probe.mkdir(exist_ok=True)
+        aside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            probe.replace(aside / probe.name)
+        except OSError:
+            aside.rmdir()
+            aside = self._own_aside(folder)
+            aside.mkdir(exist_ok=True, mode=0o700)
+        else:
+            (aside / probe.name).rmdir()
+        return aside
+
+    def _own_aside(self, folder: str) -> Path:
+        # Hidden, so that nobody takes it for an adapter.
+        return self._state / folder / f".{self._aside.name}" if folder else self._aside
+
+
+def _entries(fresh: Path, place: Path) -> Iterator[tuple[Path, Path]]:
+    for entry in sorted(fresh.iterdir()) if fresh.exists() else ():
+        yield entry, place / entry.name
+
+
+def _missing(fresh: Path, place: Path) -> Iterator[tuple[Path, Path]]:
+    """What a folder lacks of the fresh one."""
+    for entry, there in _entries(fresh, place):
+        if not there.exists():
+            yield entry, there
+        elif entry.is_dir():
+            yield from _missing(entry, there)
+
+
+def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    source.replace(target)
+    undo.callback(target.replace, source)
 
 
 class _Database(Protocol):
     """A database on its way back: `load` fills what `url` names, where the store then mends it.
 
-    `finish` makes that the database of the place.
+    `prepare` does all that can fail, and `exchange` makes that the database of the place, in one
+    step.
     """
 
     url: str
 
     def load(self) -> None: ...
 
-    def finish(self) -> None: ...
+    def prepare(self) -> None: ...
+
+    def exchange(self) -> None: ...
 
 
 class _Sqlite:
     """The copy is mended beside the database, and takes its place in one step."""
 
-    def __init__(self, place: Place, copy: Path, aside: Path) -> None:
+    def __init__(self, place: Place, copy: Path, aside: Path, stack: ExitStack) -> None:
         self._file = place.file
+        self._beside = self._file.with_name(f"{self._file.name}.restoring")
         self._copy = copy
         self._aside = aside
         self.url = f"sqlite:///{copy}"
+        stack.callback(self._beside.unlink, missing_ok=True)
 
     def load(self) -> None:
         """Nothing is left to do: the copy is a database as it is."""
 
-    def finish(self) -> None:
+    def prepare(self) -> None:
         with closing(sqlite3.connect(self._copy)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
             # What was erased again would stay readable in the file's free pages.
             copy.execute("VACUUM")
             check_sqlite(copy)
-        beside = self._file.with_name(f"{self._file.name}.restoring")
-        shutil.move(self._copy, beside)
-        sync(beside)
+        shutil.move(self._copy, self._beside)
+        sync(self._beside)
         if self._file.exists():
             self._set_aside()
-        beside.replace(self._file)
+
+    def exchange(self) -> None:
+        parts = [part for part in self._parts() if part.exists()]
+        try:
+            # A log of the old file would be taken for one of the new.
+            for part in parts:
+                part.unlink()
+            self._beside.replace(self._file)
+        except OSError:
+            for part in parts:
+                shutil.copy2(self._aside / part.name, part)
+            raise
         sync(self._file.parent)
 
     def _set_aside(self) -> None:
@@ -139,53 +313,130 @@ class _Sqlite:
         # A database that is being replaced may well be beyond reading.
         with suppress(sqlite3.Error), closing(sqlite3.connect(self._file)) as old:
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for suffix in ("-wal", "-shm"):
-            part = self._file.with_name(self._file.name + suffix)
+        for part in (self._file, *self._parts()):
             if part.exists():
-                shutil.move(part, self._aside / part.name)
-        # Copied, not moved: at every moment there is a database in its place.
-        shutil.copy2(self._file, self._aside / self._file.name)
+                shutil.copy2(part, self._aside / part.name)
+
+    def _parts(self) -> list[Path]:
+        return [self._file.with_name(self._file.name + suffix) for suffix in ("-wal", "-shm")]
 
 
 class _Postgres:
-    """What is there is dumped first; then the backup is loaded in one transaction."""
+    """The backup is loaded into a schema of its own, whose tables take the others' place.
 
-    def __init__(self, place: Place, copy: Path, aside: Path) -> None:
+    That is one transaction: at every moment the database is the old one or the new one. What is
+    there is dumped before.
+    """
+
+    def __init__(self, place: Place, copy: Path, aside: Path, stack: ExitStack) -> None:
+        self._url = place.url
         self._copy = copy
         self._aside = aside
-        self.url = place.url
+        self._stack = stack
+        self.url = postgres_url(place.url, SCRATCH_SCHEMA)
 
     def load(self) -> None:
-        self._aside.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = self._aside / self._copy.name
-        postgres_tool(
-            self.url, "pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--file={kept}"
-        )
-        kept.chmod(0o600)
-        # Tables that came after the backup would be in the way of the migrations that make them.
-        with reading(self.url) as connection:
-            there = sa.MetaData()
-            there.reflect(connection)
-            there.drop_all(connection)
+        with reading(self._url) as connection:
+            schema = sa.inspect(connection).default_schema_name
+            assert schema
+            connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {SCRATCH_SCHEMA} CASCADE"))
+            connection.execute(sa.text(f"CREATE SCHEMA {SCRATCH_SCHEMA}"))
             connection.commit()
+        self._stack.callback(self._drop_scratch)
+        script = self._copy.with_suffix(".sql")
+        scratch = self._copy.with_suffix(".scratch.sql")
+        plain = ("--no-owner", "--no-acl", f"--schema={schema}")
+        run_tool("pg_restore", *plain, f"--file={script}", str(self._copy))
+        _rename_schema(script, scratch, schema)
+        script.unlink()
         postgres_tool(
             self.url,
-            "pg_restore",
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
             "--single-transaction",
-            "--exit-on-error",
-            "--no-owner",
-            "--no-acl",
-            str(self._copy),
+            "--set=ON_ERROR_STOP=1",
+            # The context of a complaint is somebody's words.
+            "--set=VERBOSITY=terse",
+            f"--file={scratch}",
         )
+        scratch.unlink()
+        with reading(self.url) as connection:
+            if not revision_of(connection):
+                raise DataError(f"The backup holds no tables of ours in the schema {schema!r}.")
 
-    def finish(self) -> None:
-        """Nothing is left to do: it was mended where it is."""
+    def prepare(self) -> None:
+        self._aside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = self._aside / self._copy.name
+        dump(self._url, kept)
+        kept.chmod(0o600)
+        sync(kept)
+
+    def exchange(self) -> None:
+        with reading(self._url) as connection:
+            # Whoever has come in the meantime would be waited for without an end.
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+            there, fresh = sa.MetaData(), sa.inspect(connection).get_table_names(SCRATCH_SCHEMA)
+            schema = sa.inspect(connection).default_schema_name
+            assert schema
+            # Tables that came after the backup go as well: migrations make them again.
+            there.reflect(connection)
+            there.drop_all(connection)
+            quote = connection.dialect.identifier_preparer.quote
+            for name in fresh:
+                move = f"ALTER TABLE {SCRATCH_SCHEMA}.{quote(name)} SET SCHEMA {quote(schema)}"
+                connection.execute(sa.text(move))
+            connection.execute(sa.text(f"DROP SCHEMA {SCRATCH_SCHEMA}"))
+            connection.commit()
+
+    def _drop_scratch(self) -> None:
+        # It may be the server that has gone; the next restore drops it, too.
+        with suppress(StoreError), reading(self._url) as connection:
+            connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {SCRATCH_SCHEMA} CASCADE"))
+            connection.commit()
 
 
-_DATABASES: Mapping[Kind, Callable[[Place, Path, Path], _Database]] = {
+def _rename_schema(script: Path, target: Path, schema: str) -> None:
+    """Copy what `pg_restore` wrote, with its tables in the scratch schema and its rows alike."""
+    named = re.compile(rf'(?<![\w"])"?{re.escape(schema)}"?\.'.encode())
+    among_rows = False
+    with script.open("rb") as source, target.open("wb") as copy:
+        for line in source:
+            if among_rows:
+                among_rows = line.rstrip(b"\r\n") != rb"\."
+                copy.write(line)
+                continue
+            among_rows = line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
+            copy.write(named.sub(f"{SCRATCH_SCHEMA}.".encode(), line))
+
+
+_DATABASES: Mapping[Kind, Callable[[Place, Path, Path, ExitStack], _Database]] = {
     "sqlite": _Sqlite,
     "postgresql": _Postgres,
 }
+
+
+@contextmanager
+def _nothing_replaced() -> Iterator[None]:
+    """Have an error say that what was there is as it was."""
+    try:
+        yield
+    except (OSError, sa.exc.SQLAlchemyError) as exc:
+        problem = str(exc).rstrip(".")
+        raise StoreError(f"The restore cannot begin: {problem}. Nothing was replaced.") from exc
+    except StoreError as exc:
+        raise StoreError(f"{str(exc).rstrip('.')}. Nothing was replaced.") from exc
+
+
+def _new_aside(state: Path, at: float, made: ExitStack) -> Path:
+    """A folder that is not there yet; what comes to lie in it goes again unless `made` is kept."""
+    aside = state / f"{_REPLACED}{stamp(at)}"
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = state / f"{_REPLACED}{stamp(at)}-{number}"
+    made.callback(shutil.rmtree, aside, ignore_errors=True)
+    return aside
 
 
 def _check_fits(manifest: Manifest, place: Place) -> None:
@@ -231,7 +482,11 @@ def _check_alone(place: Place) -> None:
 def _erased_since(place: Place, file: Path, manifest: Manifest) -> dict[str, float]:
     """Who was erased after the backup was made; those before then are erased in it."""
     known: dict[str, float] = {}
-    for found in (_present(place), *(_told_by(other) for other in backups_in(file.parent))):
+    for found in (
+        _present(place),
+        *(_replaced(place, folder) for folder in sorted(place.state.glob(f"{_REPLACED}*"))),
+        *(_told_by(other) for other in backups_in(file.parent)),
+    ):
         for user_id, moment in found.items():
             known[user_id] = max(moment, known.get(user_id, 0.0))
     return {
@@ -242,13 +497,32 @@ def _erased_since(place: Place, file: Path, manifest: Manifest) -> dict[str, flo
 
 
 def _present(place: Place) -> Mapping[str, float]:
-    """The tombstones of the database that is to be replaced, where it can be read."""
-    if place.kind == "sqlite" and not place.file.exists():
+    """The tombstones of the database that is to be replaced; an SQLite file may be beyond reading.
+
+    A PostgreSQL that cannot be asked must not bring anybody back: `StoreError`.
+    """
+    if place.kind == "postgresql":
+        with reading(place.url) as connection:
+            known = sa.inspect(connection).has_table(tombstones.name)
+        return read_tombstones(place.url) if known else {}
+    if not place.file.exists():
         return {}
     try:
         return read_tombstones(place.url)
     except StoreError as exc:
         log.warning("tombstones_unreadable", problem=str(exc))
+        return {}
+
+
+def _replaced(place: Place, folder: Path) -> Mapping[str, float]:
+    """The tombstones of a database that an earlier restore, finished or not, set aside here."""
+    dumped, file = folder / DUMP, folder / place.file.name
+    try:
+        if dumped.exists():
+            return tombstones_in_dump(dumped)
+        return read_tombstones(f"sqlite:///{file}") if file.is_file() else {}
+    except (OSError, ValueError, StoreError) as exc:
+        log.warning("set_aside_unreadable", folder=folder.name, error=type(exc).__name__)
         return {}
 
 
@@ -259,21 +533,3 @@ def _told_by(file: Path) -> Mapping[str, float]:
     except (OSError, zipfile.BadZipFile, KeyError, ValidationError, SolemateError) as exc:
         log.warning("backup_unreadable", backup=file.name, error=type(exc).__name__)
         return {}
-
-
-def _extract(file: Path, manifest: Manifest, scratch: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        for name in manifest.files:
-            target = Path(archive.extract(name, scratch))
-            target.chmod(archive.getinfo(name).external_attr >> 16 & 0o777 or 0o600)
-
-
-def _put_state(restored: Path, state: Path, aside: Path) -> None:
-    """Exchange what backups keep; an adapter that is younger than the backup is set aside."""
-    present = [entry for pattern in KEPT for entry in state.glob(pattern)]
-    for entry in present:
-        aside.mkdir(parents=True, exist_ok=True, mode=0o700)
-        entry.replace(aside / entry.name)
-    for entry in sorted(restored.iterdir()) if restored.exists() else ():
-        entry.replace(state / entry.name)
-    sync(state)

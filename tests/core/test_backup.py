@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import errno
 import shutil
 import sqlite3
 import stat
@@ -106,12 +108,108 @@ async def test_a_backup_brings_back_what_was_there(place: Place, tmp_path: Path)
 async def test_what_a_restore_replaces_is_set_aside(place: Place, tmp_path: Path) -> None:
     made = await back_up(place, tmp_path / "backups", now=NOON)
     adapter(place, "shoes-v2")
-    aside = (await restore(place, made.file, now=NOON)).set_aside
-    assert aside is not None
+    (aside,) = (await restore(place, made.file, now=NOON)).set_aside
     assert (aside / "adapters" / "shoes-v2").is_dir()
     databases = [file for file in aside.iterdir() if file.suffix in (".db", ".dump")]
     assert all(file.stat().st_size for file in databases)
     assert len(databases) == 1
+
+
+def never(source: Path, target: Path) -> bool:
+    return False
+
+
+def beyond(folder: Path) -> Callable[[Path, Path], bool]:
+    """Whether a rename fails because `folder` is a mount: out of it, into it, or of itself."""
+
+    def fails(source: Path, target: Path) -> bool:
+        return folder == source or (folder in source.parents) != (folder in target.parents)
+
+    return fails
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path, Path], bool]], None]:
+    """Have the system refuse renames."""
+    usual = Path.replace
+
+    def refuse(which: Callable[[Path, Path], bool]) -> None:
+        def replace(source: Path, target: Path) -> Path:
+            if which(source, Path(target)):
+                raise OSError(errno.EBUSY, "Device or resource busy", str(source))
+            return usual(source, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+
+    return refuse
+
+
+Stuck = Callable[[Callable[[Path, Path], bool]], None]
+
+
+async def test_adapters_on_a_disk_of_their_own_are_exchanged_in_it(
+    place: Place, tmp_path: Path, stuck: Stuck
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    adapter(place, "shoes-v2")
+    adapters = place.state / "adapters"
+    number = adapters.stat().st_ino
+    stuck(beyond(adapters))
+    found = await restore(place, made.file, now=NOON)
+    assert adapters.stat().st_ino == number
+    assert [one.name for one in adapters.glob("[!.]*")] == ["shoes-v1"]
+    assert (adapters / "shoes-v1" / "adapter_model.safetensors").read_bytes()
+    aside, beside = found.set_aside
+    assert (aside / "people-secret").read_text() == "key"
+    assert beside.parent == adapters
+    assert {one.name for one in beside.iterdir()} == {"shoes-v1", "shoes-v2"}
+    assert not list(adapters.glob(".restore-*"))
+    # What was set aside there is none of the adapters that the next backup keeps.
+    again = await back_up(place, tmp_path / "backups", now=NOON + 1)
+    assert check_backup(again.file).files.keys() == check_backup(made.file).files.keys()
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_restore_that_something_is_in_the_way_of_puts_back_what_was_there(
+    place: Place, tmp_path: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    await change(place, lambda store: store.add_turn(turn("r3", "web:cy")))
+    (place.state / "people-secret").write_text("another key")
+    adapter(place, "shoes-v2")
+    if last and place.kind == "sqlite":
+        stuck(lambda _, target: target == place.file)
+    elif last:
+        monkeypatch.setattr("core.restore._LOCK_SECONDS", "no number")
+    else:
+        stuck(lambda source, _: source.name == "shoes-v2")
+    with pytest.raises(StoreError, match=r"in its place again.*replaced-"):
+        await restore(place, made.file, now=NOON)
+    stuck(never)
+    monkeypatch.undo()
+    assert await replies(place) == ["r1", "r2", "r3"]
+    assert (place.state / "people-secret").read_text() == "another key"
+    assert {one.name for one in (place.state / "adapters").iterdir()} == {"shoes-v1", "shoes-v2"}
+    assert not list(place.state.glob(".restore-*"))
+    await restore(place, made.file, now=NOON + 1)
+    assert await replies(place) == ["r1", "r2"]
+    assert (place.state / "people-secret").read_text() == "key"
+
+
+async def test_a_restore_that_cannot_begin_leaves_nothing_behind(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    before = sorted(place.state.rglob("*"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(StoreError, match=r"No space left.*Nothing was replaced"):
+        await restore(place, made.file, now=NOON)
+    assert sorted(place.state.rglob("*")) == before
+    assert await replies(place) == ["r1", "r2"]
 
 
 async def test_whoever_was_erased_since_the_backup_stays_erased(
@@ -139,6 +237,75 @@ async def test_a_newer_backup_tells_who_was_erased_when_the_database_is_lost(
     found = await restore(place, old.file, now=NOON + 2 * DAY)
     assert found.erased_again == 1
     assert await replies(place) == []
+
+
+def tables(url: str) -> list[str]:
+    """The tables of a PostgreSQL database, with their schemas."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        query = sa.text("SELECT schemaname || '.' || tablename FROM pg_tables ORDER BY 1")
+        found = list(connection.execute(query).scalars())
+    engine.dispose()
+    return [name for name in found if not name.startswith(("pg_catalog.", "information_schema."))]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("program", ["pg_restore", "psql", "pg_dump"])
+async def test_a_postgresql_is_as_it_was_where_its_programs_fail(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    await change(place, lambda store: erase(store, "web:bob", now=NOON + DAY))
+    before = tables(place.url)
+    fake = tmp_path / "bin" / program
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'unsupported version' >&2; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    with pytest.raises(StoreError, match=r"unsupported version\. Nothing was replaced"):
+        await restore(place, made.file, now=NOON + DAY)
+    assert tables(place.url) == before
+    assert not list(place.state.glob("replaced-*"))
+    fake.unlink()
+    assert (await restore(place, made.file, now=NOON + DAY)).erased_again == 1
+    assert await replies(place) == ["r1"]
+    assert tables(place.url) == before
+
+
+async def test_a_database_that_was_set_aside_tells_who_was_erased(
+    place: Place, tmp_path: Path
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    await change(place, lambda store: erase(store, "web:bob", now=NOON + DAY))
+    await restore(place, made.file, now=NOON + DAY)
+    # The one in use is lost, and with it what it knew.
+    if place.kind == "sqlite":
+        place.file.unlink()
+    else:
+        engine = sa.create_engine(place.url)
+        with engine.begin() as connection:
+            there = sa.MetaData()
+            there.reflect(connection)
+            there.drop_all(connection)
+        engine.dispose()
+    assert (await restore(place, made.file, now=NOON + 2 * DAY)).erased_again == 1
+    assert await replies(place) == ["r1"]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+async def test_people_s_words_may_look_like_a_dump(place: Place, tmp_path: Path) -> None:
+    words = "COPY public.turns (a) FROM stdin;\n\\.\npublic.turns \\N \t 'x'; DROP TABLE turns;"
+
+    async def ask(store: Store) -> None:
+        await store.add_turn(dataclasses.replace(turn("r9", "web:cy"), question=words))
+
+    await change(place, ask)
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    await restore(place, made.file, now=NOON)
+    async with Store(place.url) as store:
+        query = sa.select(turns.c.question).where(turns.c.reply_id == "r9")
+        assert await store.run(lambda connection: connection.execute(query).scalar()) == words
+        await store.add_turn(turn("r10", "web:cy"))
 
 
 async def test_who_came_back_after_an_erasure_is_not_erased_by_a_restore(
@@ -314,8 +481,8 @@ async def test_a_database_beyond_reading_is_replaced_and_set_aside(
     place.file.write_bytes(b"not a database at all")
     found = await restore(place, made.file, now=NOON)
     assert await replies(place) == ["r1"]
-    assert found.set_aside is not None
-    assert (found.set_aside / place.file.name).read_bytes() == b"not a database at all"
+    (aside,) = found.set_aside
+    assert (aside / place.file.name).read_bytes() == b"not a database at all"
 
 
 async def test_a_backup_of_the_other_kind_is_refused(sqlite_url: str, tmp_path: Path) -> None:
