@@ -296,13 +296,23 @@ class Lanes:
         return None
 
     async def _heed(self) -> None:
-        """End the answers that were stopped, or their messages deleted, on another replica."""
+        """Hold what is under way, and end what was stopped or deleted on another replica.
+
+        An answer may be shown for longer than a lease lasts: platforms have their callers wait.
+        """
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
         while True:
             await asyncio.sleep(HEED_SECONDS)
             under_way = dict(self._letters)
+            if not under_way:
+                continue
             # A store that is away for a moment is asked again.
             with suppress(SolemateError):
-                for letter in await self._inbox.unwanted(under_way) if under_way else ():
+                if clock() - renewed >= self._inbox.lease_seconds / 3:
+                    await self._inbox.renew(under_way)
+                    renewed = clock()
+                for letter in await self._inbox.unwanted(under_way):
                     under_way[letter].set()
 
     async def _until_woken(self) -> None:

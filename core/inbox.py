@@ -97,7 +97,7 @@ class Inbox:
         self._store = store
         self._owner = owner
         self._depth = depth
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
         self._clock = clock
 
     async def put(self, message: UserMessage) -> bool:
@@ -220,6 +220,18 @@ class Inbox:
             return None
 
         return await self._store.run(work)
+
+    async def renew(self, letters: Collection[int]) -> None:
+        """Hold those of these letters, by id, that are leased to us for a whole lease from now."""
+        ours = sa.update(inbox).where(
+            inbox.c.id.in_(letters), inbox.c.state == "leased", inbox.c.owner == self._owner
+        )
+
+        def work(connection: Connection) -> None:
+            until = self._now(connection) + self.lease_seconds
+            connection.execute(ours.values(leased_until=until))
+
+        await self._store.run(work)
 
     async def take_over(self) -> int:
         """Free every lease: only for whoever knows that all other owners are gone; how many."""
@@ -439,7 +451,7 @@ class Inbox:
         return waiting
 
     def _leased(self, now: float, attempts: int) -> dict[str, Any]:
-        until = now + self._lease_seconds
+        until = now + self.lease_seconds
         return {
             "state": "leased",
             "owner": self._owner,

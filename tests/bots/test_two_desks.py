@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -105,3 +105,52 @@ async def test_the_answer_to_somebody_who_is_forgotten_on_another_replica_ends_a
     with suppress(SolemateError):
         await replicas.answers
     assert [await replicas.rows(table) for table in (turns, inbox)] == [0, 0]
+
+
+@dataclass
+class Slow:
+    """A platform that has whoever shows an answer wait until it is told to let it through."""
+
+    shown: list[str] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        await _all(events)
+        self.begun.set()
+        await self.goes_on.wait()
+        self.shown.append(message.id)
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        raise AssertionError(message.id)
+
+
+async def test_what_a_platform_keeps_waiting_for_longer_than_a_lease_is_answered_once(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.HEED_SECONDS", 0.01)
+    slow, quick = Slow(), Slow()
+    quick.goes_on.set()
+    async with (
+        open_desk(tmp_path, bots={Platform.API: slow}, database=postgres_url) as answering,
+        open_desk(tmp_path, bots={Platform.API: quick}, database=postgres_url) as other,
+        asyncio.timeout(60),
+    ):
+        expired = asyncio.Event()
+        renew = answering.inbox.renew
+        answering.inbox.lease_seconds = 0.0
+
+        async def renewed(letters: Collection[int]) -> None:
+            # The lease has run out; from now on it lasts, as long as it is renewed.
+            answering.inbox.lease_seconds = 60.0
+            await renew(letters)
+            expired.set()
+
+        monkeypatch.setattr(answering.inbox, "renew", renewed)
+        async with answering.lanes.running():
+            await answering.lanes.submit(FIRST)
+            await slow.begun.wait()
+            await expired.wait()
+            assert await other.inbox.lease() is None
+            slow.goes_on.set()
+        assert (slow.shown, quick.shown) == (["m1"], [])

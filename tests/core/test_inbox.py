@@ -130,6 +130,31 @@ async def test_a_lease_that_ran_out_is_taken_up_by_another(
     assert letter.attempts == 2
 
 
+async def test_a_lease_that_is_renewed_lasts(store: Store, inbox: Inbox, clock: Clock) -> None:
+    other = Inbox(store, owner="two", depth=3, lease_seconds=60, clock=clock)
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    clock.now += 59
+    await inbox.renew([letter.id])
+    clock.now += 59
+    assert await leased(other) is None
+    clock.now += 2
+    assert await leased(other) == "m1"
+    await inbox.renew([letter.id])
+    clock.now += 61
+    assert await leased(inbox) == "m1"
+
+
+async def test_what_is_no_longer_leased_is_not_renewed(inbox: Inbox) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.retry(letter)
+    await inbox.renew([letter.id])
+    assert await leased(inbox) == "m1"
+
+
 async def test_who_lost_the_lease_cannot_put_the_letter_back(
     store: Store, inbox: Inbox, clock: Clock
 ) -> None:
