@@ -1,7 +1,8 @@
 """The last rounds of conversations in Redis: what the model is told again, for an hour at most.
 
 The store has everything; this is the part of it that each question needs, where every replica
-finds it. A conversation is there as a whole or not at all: what could not be added is deleted.
+finds it. It is believed as far as the store has the same turns: a replica whose Redis was out of
+reach may have added one, or deleted one, and be gone since.
 """
 
 from __future__ import annotations
@@ -71,32 +72,43 @@ class Rounds:
         rounds: int,
         since: float,
         read: Callable[[int, float], Awaitable[Sequence[Row]]],
+        moments: Callable[[int, float], Awaitable[Sequence[float]]],
     ) -> Sequence[Row]:
         """The last `rounds` turns asked at or after `since`, oldest first.
 
         `read` reads them from the store: for what is not kept here, and where Redis is away.
+        `moments` reads only when they were asked, which is what tells whether Redis is right.
         """
         oldest = self._clock() - self._seconds - _LEEWAY_SECONDS
         if rounds > self._rounds or since < oldest:
             return await read(rounds, since)
-        token = uuid.uuid4().hex
         keys = _keys(conversation_id)
         try:
             async with self._link.asking() as redis:
                 await self._settle(redis)
                 texts = await redis.lrange(keys[0], 0, -1)
-                if not texts:
-                    await redis.set(keys[1], token, ex=_FILLING_SECONDS)
         except RedisUnavailable:
             return await read(rounds, since)
-        if texts:
-            rows: Sequence[Row] = [json.loads(text) for text in texts]
-        else:
-            rows = await read(self._rounds, oldest)
-            with suppress(RedisUnavailable):
-                await self._fill(keys, token, rows)
-        found = [row for row in rows if row["asked_at"] >= since]
-        return found[-rounds:] if rounds else []
+        found = _last([json.loads(text) for text in texts], rounds, since)
+        if texts and [row["asked_at"] for row in found] == list(await moments(rounds, since)):
+            return found
+        return _last(await self._refill(keys, oldest, read), rounds, since)
+
+    async def _refill(
+        self,
+        keys: tuple[str, str],
+        oldest: float,
+        read: Callable[[int, float], Awaitable[Sequence[Row]]],
+    ) -> Sequence[Row]:
+        """What the store has, which Redis has then, too."""
+        token = uuid.uuid4().hex
+        with suppress(RedisUnavailable):
+            async with self._link.asking() as redis:
+                await redis.set(keys[1], token, ex=_FILLING_SECONDS)
+        rows = await read(self._rounds, oldest)
+        with suppress(RedisUnavailable):
+            await self._fill(keys, token, rows)
+        return rows
 
     async def add(self, conversation_id: str, row: Row) -> None:
         """Remember another turn, where the conversation is remembered."""
@@ -128,6 +140,11 @@ class Rounds:
             gone = list(self._outdated)
             await redis.delete(*(key for one in gone for key in _keys(one)))
             self._outdated.difference_update(gone)
+
+
+def _last(rows: Sequence[Row], rounds: int, since: float) -> Sequence[Row]:
+    found = [row for row in rows if row["asked_at"] >= since]
+    return found[-rounds:] if rounds else []
 
 
 def _keys(conversation_id: str) -> tuple[str, str]:

@@ -291,11 +291,16 @@ class Store:
             rows = await self.run(lambda connection: connection.execute(_HISTORY, which).all())
             return [dict(row._mapping) for row in reversed(rows)]
 
+        async def moments(rounds: int, since: float) -> Sequence[float]:
+            which = {"conversation": conversation_id, "since": since, "rounds": rounds}
+            query = self.run(lambda connection: connection.scalars(_MOMENTS, which).all())
+            return (await query)[::-1]
+
         if self._rounds is None:
             found = await read(rounds, since)
         else:
             found = await self._rounds.recall(
-                conversation_id, rounds=rounds, since=since, read=read
+                conversation_id, rounds=rounds, since=since, read=read, moments=moments
             )
         return tuple(_row_to_turn(SimpleNamespace(**row)) for row in found)
 
@@ -530,6 +535,8 @@ _HISTORY = (
     .order_by(turns.c.asked_at.desc())
     .limit(sa.bindparam("rounds", type_=sa.Integer))
 )
+# An index holds both columns: no turn is read.
+_MOMENTS = _HISTORY.with_only_columns(turns.c.asked_at)
 _VERDICT = ("rating", "reason", "comment", "correction")
 
 

@@ -71,18 +71,16 @@ async def let_redis_recall(store: Store, link: RedisLink, *turns: Turn) -> None:
     await recalled(store)
 
 
-async def lose(store: Store) -> None:
-    """Delete the turns behind Redis' back, so that only it knows of them."""
-    await store.run(lambda connection: connection.exec_driver_sql("DELETE FROM turns"))
+async def blur(store: Store) -> None:
+    """Change the turns behind Redis' back, so that only it knows what was asked."""
+    await store.run(lambda connection: connection.exec_driver_sql("UPDATE turns SET question = ''"))
 
 
-async def test_what_was_read_once_is_recalled_without_the_database(
-    store: Store, link: RedisLink
-) -> None:
+async def test_what_was_read_once_is_not_read_again(store: Store, link: RedisLink) -> None:
     first, second = turn(1), turn(2)
     await let_redis_recall(store, link, first)
     await store.add_turn(second)
-    await lose(store)
+    await blur(store)
     since = time.time() - 3600
     assert await store.history("c1", rounds=3, since=since) == (first, second)
     assert await recalled(store, rounds=1) == ["m2"]
@@ -101,7 +99,6 @@ async def test_only_the_last_rounds_are_kept_and_none_for_ever(
         assert key == "solemate:1:rounds:{c1}"
         assert redis.llen(key) == 3
         assert 0 < redis.ttl(key) <= 3600
-    await lose(store)
     assert await recalled(store) == ["m4", "m5", "m6"]
 
 
@@ -158,8 +155,13 @@ async def test_what_is_deleted_while_it_is_read_is_not_written_back(
         await go.wait()
         return [{"asked_at": time.time(), "question": SECRET}]
 
+    async def moments(_rounds: int, _since: float) -> list[float]:
+        return []
+
     rounds = rounds_of(link)
-    recalling = asyncio.create_task(rounds.recall("c1", rounds=3, since=time.time(), read=read))
+    recalling = asyncio.create_task(
+        rounds.recall("c1", rounds=3, since=time.time(), read=read, moments=moments)
+    )
     await begun.wait()
     await rounds.forget(["c1"])
     go.set()
@@ -197,6 +199,42 @@ async def test_a_redis_that_comes_back_recalls_nothing_outdated(
         watch.now += PAUSE_SECONDS
         assert await recalled(store) == ["m1", "m2"]
         assert await recalled(store, "c2") == []
+
+
+@pytest.fixture
+async def replicas(postgres_url: str, link: RedisLink) -> AsyncIterator[tuple[Store, Store]]:
+    """One that Redis does not answer, and one that it does, on one PostgreSQL."""
+    async with (
+        RedisLink("redis://127.0.0.1:1/0") as cut,
+        Store(postgres_url, rounds=rounds_of(cut)) as alone,
+        Store(postgres_url, rounds=rounds_of(link)) as other,
+    ):
+        yield alone, other
+
+
+async def test_what_a_replica_could_not_tell_redis_is_known_to_the_others(
+    replicas: tuple[Store, Store], link: RedisLink
+) -> None:
+    alone, other = replicas
+    await let_redis_recall(other, link, turn(1))
+    await alone.add_turn(turn(2))
+    assert await recalled(other) == ["m1", "m2"]
+    await other.add_turn(turn(3))
+    await blur(other)
+    found = await other.history("c1", rounds=3, since=time.time() - 3600)
+    assert [one.question for one in found] == [f"{SECRET} {number}" for number in (1, 2, 3)]
+
+
+async def test_what_a_replica_could_not_delete_from_redis_is_not_remembered_by_the_others(
+    replicas: tuple[Store, Store], link: RedisLink
+) -> None:
+    alone, other = replicas
+    bob = replace(turn(2), user_id="bob")
+    await let_redis_recall(other, link, turn(1), bob, turn(3))
+    await erase(alone, "bob")
+    assert await recalled(other) == ["m1", "m3"]
+    await alone.delete_conversation("c1")
+    assert await recalled(other) == []
 
 
 async def test_a_wrong_password_is_as_good_as_no_redis(
