@@ -171,6 +171,9 @@ def backup(
     keep_days: Annotated[
         float | None, typer.Option(min=0, help="Delete backups there that are older than this.")
     ] = None,
+    models: Annotated[
+        bool, typer.Option("--models", help="Keep merged models above 1 GB, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Back up the database, adapters and secrets into one checked file, while all runs."""
@@ -179,11 +182,16 @@ def backup(
     settings: Settings = context.obj
     with err.status("Backing up…"):
         place, target = _backed_up(settings), folder or settings.state / "backups"
-        made = run(back_up(place, target, keep_days=keep_days))
+        made = run(back_up(place, target, keep_days=keep_days, models=models))
     if as_json:
         print_json({**asdict(made), "file": str(made.file)})
         return
     out.print(f"{made.file} holds {made.files} files in {made.size / 1e6:.1f} MB, read again.")
+    for one in made.left_out:
+        out.print(
+            f"{one.folder} ({one.bytes / 1e9:.1f} GB) is left out: `solemate train export` makes "
+            f"it again from {one.adapter}. --models keeps it, too."
+        )
     if folder is None:
         out.print("It lies on the disk that it is to save you from losing: copy it elsewhere.")
 
@@ -214,6 +222,11 @@ def restore(
     if done.set_aside:
         lies = " and ".join(str(folder) for folder in done.set_aside)
         out.print(f"What was there lies in {lies}: delete it when all is well.")
+    for one in done.left_out:
+        out.print(
+            f"{one.folder} was not in the backup: make it again with `solemate train export "
+            f"--adapter {one.adapter} --output {one.folder}`."
+        )
     if not done.audit_whole:
         err.print("The backup's audit has been changed since it was written.", style="red")
 

@@ -1,8 +1,9 @@
 """Backups: one checked file, made while everything runs.
 
 A backup is a ZIP with the database as it was at one moment, the adapters and secrets of the state
-folder, and a `manifest.json` that names each file with its SHA-256. What can be made again (index,
-caches, logs) and the datasets of runs, which hold people's texts, stay out.
+folder, the SFT that those adapters stand on, and a `manifest.json` that names each file with its
+SHA-256. What can be made again (index, caches, logs, a large merged model) and the datasets of
+runs, which hold people's texts, stay out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,13 @@ from core.tables import tombstones
 log = structlog.get_logger()
 
 KEPT = ("adapters", "calibration.json", "*-secret")
-"""What is kept of the state folder: what cannot be made again, and what names people."""
+"""What is kept of the state folder: what cannot be made again, and what names people.
+
+A restore exchanges it. What is kept of `RUNS` besides is only put where it is missing.
+"""
+RUNS = "runs"
+MODEL_BYTES = 1 << 30
+"""A larger merged model is left out unless it is asked for: its SFT adapter makes it again."""
 LAST_BACKUP = "last-backup"
 """A file of the state folder that is touched after each backup, for whoever watches their age."""
 STATE = "state"
@@ -47,6 +54,8 @@ SCRATCH_SCHEMA = "solemate_restoring"
 """Where a restore prepares PostgreSQL's tables; it stays behind only where one was killed."""
 
 _MANIFEST = "manifest.json"
+_EXPORT = "export.yaml"
+_MERGED_FROM = re.compile(r"^adapter_name_or_path: (.+)$", re.MULTILINE)
 _DATABASES = {"sqlite": "database.sqlite", "postgresql": DUMP}
 _ROWS = re.compile(r"COPY \S+ \((.*)\) FROM stdin;")
 _CHUNK = 1 << 20
@@ -99,24 +108,57 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """A backup that was made, and checked; `deleted` older ones are gone."""
+    """A backup that was made, and checked; `deleted` older ones are gone.
+
+    `left_out` are the merged models that are not in it.
+    """
 
     file: Path
     size: int
     files: int
     deleted: int
+    left_out: tuple[Merged, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A merged model, which `solemate train export` made of an SFT `adapter`; paths as strings.
+
+    "" where nothing tells which adapter it was.
+    """
+
+    folder: str
+    adapter: str
+    bytes: int
 
 
 async def back_up(
-    place: Place, folder: Path, *, keep_days: float | None = None, now: float | None = None
+    place: Place,
+    folder: Path,
+    *,
+    keep_days: float | None = None,
+    models: bool = False,
+    now: float | None = None,
 ) -> BackedUp:
     """Write a backup into `folder` while others use the database, and read it again to check it.
 
-    With `keep_days`, older backups there are deleted. Raises `NotFound` without a database,
-    `StoreError` when it is damaged or cannot be read, `DataError` when the file came out wrong.
+    With `keep_days`, older backups there are deleted; with `models`, merged models are kept however
+    large. Raises `NotFound` without a database, `StoreError` when it is damaged or cannot be read,
+    `DataError` when the file came out wrong.
     """
     at = time.time() if now is None else now
-    return await asyncio.to_thread(_back_up, place, folder, keep_days, at)
+    return await asyncio.to_thread(_back_up, place, folder, keep_days, models, at)
+
+
+def merged_models(state: Path) -> list[Merged]:
+    """What was exported in the state folder; `bytes` is 0 for a model that is not there."""
+    found = []
+    for export in sorted(state.absolute().glob(f"{RUNS}/export-*")):
+        model, recipe = export / "model", export / _EXPORT
+        told = _MERGED_FROM.search(recipe.read_text("utf-8")) if recipe.is_file() else None
+        size = sum(file.stat().st_size for file in model.glob("*") if file.is_file())
+        found.append(Merged(str(model), told[1].strip("'\"") if told else "", size))
+    return found
 
 
 def check_backup(file: Path) -> Manifest:
@@ -267,7 +309,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _back_up(place: Place, folder: Path, keep_days: float | None, at: float) -> BackedUp:
+def _back_up(
+    place: Place, folder: Path, keep_days: float | None, models: bool, at: float
+) -> BackedUp:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = folder / f"solemate-{stamp(at)}.zip"
     # It holds people's words and the secret of their pseudonyms: nobody else's to read, and on
@@ -277,7 +321,12 @@ def _back_up(place: Place, folder: Path, keep_days: float | None, at: float) -> 
         part = Path(scratch) / file.name
         # The database first: an adapter is on the disk before its row is, and never changes.
         revision, erased = (_copy_sqlite if place.kind == "sqlite" else _dump)(place, snapshot)
-        _write(part, place, snapshot, revision=revision, erased=erased, at=at)
+        merged = merged_models(place.state)
+        without = tuple(
+            one for one in merged if one.bytes > MODEL_BYTES and one.adapter and not models
+        )
+        kept = [*_kept_files(place.state), *_kept_runs(place.state, merged, without)]
+        _write(part, place, [(snapshot.name, snapshot), *kept], revision, erased, at)
         manifest = check_backup(part)
         part.replace(file)
     sync(folder)
@@ -285,7 +334,7 @@ def _back_up(place: Place, folder: Path, keep_days: float | None, at: float) -> 
     (place.state / LAST_BACKUP).touch()
     deleted = 0 if keep_days is None else _delete_old(folder, stamp(at - keep_days * 86400))
     log.info("backed_up", backup=file.name, files=len(manifest.files), deleted=deleted)
-    return BackedUp(file, file.stat().st_size, len(manifest.files), deleted)
+    return BackedUp(file, file.stat().st_size, len(manifest.files), deleted, without)
 
 
 def _copy_sqlite(place: Place, snapshot: Path) -> tuple[str, Mapping[str, float]]:
@@ -328,8 +377,7 @@ def dump(url: str, file: Path) -> None:
 def _write(
     part: Path,
     place: Place,
-    snapshot: Path,
-    *,
+    kept: Iterable[tuple[str, Path]],
     revision: str,
     erased: Mapping[str, float],
     at: float,
@@ -338,7 +386,7 @@ def _write(
     part.touch(mode=0o600)
     with part.open("wb") as raw:
         with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, file in [(snapshot.name, snapshot), *_kept_files(place.state)]:
+            for name, file in kept:
                 # An adapter that was retired a moment ago is none that answers.
                 with suppress(FileNotFoundError):
                     entries[name] = _add(archive, name, file)
@@ -371,10 +419,28 @@ def _kept_files(state: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{STATE}/{file.relative_to(state).as_posix()}", file
 
 
+def _kept_runs(
+    state: Path, merged: Sequence[Merged], without: Sequence[Merged]
+) -> Iterator[tuple[str, Path]]:
+    """SFT adapters, the models merged from them, and the recipes that tell which is whose.
+
+    Checkpoints stay out, and whatever lies outside of the state folder.
+    """
+    runs = state.absolute() / RUNS
+    trained = {*runs.glob("sft-*/adapter"), *(Path(one.adapter) for one in merged if one.adapter)}
+    folders = {Path(one.folder) for one in merged if one not in without} | trained
+    files = {file for folder in folders for file in folder.glob("*")}
+    files |= {folder.parent / "train.yaml" for folder in trained}
+    files |= {Path(one.folder).with_name(_EXPORT) for one in merged}
+    for file in sorted(files):
+        if file.is_relative_to(runs) and file.is_file() and not file.is_symlink():
+            yield f"{STATE}/{RUNS}/{file.relative_to(runs).as_posix()}", file
+
+
 def _is_kept(name: str) -> bool:
     parts = PurePosixPath(name).parts
     ours = len(parts) > 1 and parts[0] == STATE and ".." not in parts
-    return ours and any(PurePosixPath(parts[1]).match(pattern) for pattern in KEPT)
+    return ours and any(PurePosixPath(parts[1]).match(pattern) for pattern in (*KEPT, RUNS))
 
 
 def _add(archive: zipfile.ZipFile, name: str, file: Path) -> _Entry:

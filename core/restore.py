@@ -32,12 +32,14 @@ from core.backup import (
     STATE,
     Kind,
     Manifest,
+    Merged,
     Place,
     backups_in,
     check_backup,
     check_sqlite,
     dump,
     kept_entries,
+    merged_models,
     postgres_tool,
     postgres_url,
     read_manifest,
@@ -66,7 +68,7 @@ class Restored:
     """What a restore did; `set_aside` are the folders with what was there before, if anything was.
 
     `erased_again` people had been erased since the backup. `audit_whole` is whether the restored
-    audit is as it was written.
+    audit is as it was written. `left_out` are merged models that are not in the backup, nor here.
     """
 
     made_at: float
@@ -74,6 +76,7 @@ class Restored:
     erased_again: int
     audit_whole: bool
     set_aside: tuple[Path, ...]
+    left_out: tuple[Merged, ...]
 
 
 async def restore(place: Place, file: Path, *, now: float | None = None) -> Restored:
@@ -115,6 +118,7 @@ async def restore(place: Place, file: Path, *, now: float | None = None) -> Rest
         erased_again=len(erased),
         audit_whole=verified.whole,
         set_aside=state.set_aside(),
+        left_out=tuple(one for one in merged_models(place.state) if one.adapter and not one.bytes),
     )
 
 

@@ -289,6 +289,16 @@ def test_containers_are_started_with_commands_there_are(compose: dict[str, Any])
                 check_command(arguments[1:])
 
 
+def test_what_makes_a_backup_sees_all_that_is_kept(compose: dict[str, Any]) -> None:
+    kept = {"/state", "/state/adapters", "/state/runs", "/backups"}
+    volumes = compose["services"]["backup"]["volumes"]
+    assert kept <= {volume.split(":")[1] for volume in volumes}
+    (job,) = (
+        one for document in WORKLOADS for one in containers(document) if one["name"] == "backup"
+    )
+    assert kept <= {mount["mountPath"] for mount in job["volumeMounts"]}
+
+
 # --- Kubernetes ---
 
 

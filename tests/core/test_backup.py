@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.audit import append
-from core.backup import LAST_BACKUP, Place, back_up, check_backup
+from core.backup import LAST_BACKUP, Merged, Place, back_up, check_backup
 from core.errors import DataError, NotFound, StoreError
 from core.messages import Feedback, Outcome, Platform, Rating, Reply, Turn
 from core.privacy import erase
@@ -376,6 +376,62 @@ async def test_what_can_be_made_again_is_left_out(place: Place, tmp_path: Path) 
         "state/adapters/shoes-v1/adapter_model.safetensors",
         "state/people-secret",
     }
+
+
+def sft(place: Place) -> tuple[Path, Path]:
+    """An SFT adapter that was trained, with a checkpoint, and the model that it was merged into."""
+    trained = place.state / "runs" / "sft-20260101-000000" / "adapter"
+    merged = place.state / "runs" / "export-20260101-010000" / "model"
+    for folder in (trained / "checkpoint-1", merged):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+    (trained / "adapter_model.safetensors").write_bytes(b"weights")
+    (trained.parent / "train.yaml").write_text(f"output_dir: {trained}\n")
+    (trained.parent / "train.log").write_text("a log")
+    (merged.parent / "export.yaml").write_text(f"adapter_name_or_path: {trained}\n")
+    return trained, merged
+
+
+async def test_the_sft_that_adapters_stand_on_is_kept(place: Place, tmp_path: Path) -> None:
+    trained, merged = sft(place)
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    assert made.left_out == ()
+    assert {name for name in check_backup(made.file).files if "/runs/" in name} == {
+        "state/runs/sft-20260101-000000/adapter/adapter_model.safetensors",
+        "state/runs/sft-20260101-000000/train.yaml",
+        "state/runs/export-20260101-010000/export.yaml",
+        "state/runs/export-20260101-010000/model/model.safetensors",
+    }
+    # One is lost, and of the other a part; a run that is younger stays where it is.
+    shutil.rmtree(merged.parent)
+    (trained / "adapter_model.safetensors").unlink()
+    younger = place.state / "runs" / "sft-20260201-000000"
+    younger.mkdir()
+    found = await restore(place, made.file, now=NOON)
+    assert (merged / "model.safetensors").read_bytes() == b"weights"
+    assert (trained / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert (trained / "checkpoint-1").is_dir()
+    assert younger.is_dir()
+    assert found.left_out == ()
+
+
+async def test_a_large_merged_model_is_kept_where_it_is_asked_for(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.backup.MODEL_BYTES", 6)
+    place = Place(sqlite_url, tmp_path / "state")
+    await change(place, lambda store: store.add_turn(turn("r1", "web:ann")))
+    trained, merged = sft(place)
+    whole = await back_up(place, tmp_path / "backups", models=True, now=NOON)
+    made = await back_up(place, tmp_path / "backups", now=NOON + 1)
+    left_out = Merged(str(merged), str(trained), 7)
+    assert (whole.left_out, made.left_out) == ((), (left_out,))
+    shutil.rmtree(place.state / "runs")
+    found = await restore(place, made.file, now=NOON)
+    assert found.left_out == (Merged(str(merged), str(trained), 0),)
+    assert (trained / "adapter_model.safetensors").exists()
+    found = await restore(place, whole.file, now=NOON)
+    assert found.left_out == ()
 
 
 async def test_old_backups_are_deleted_and_the_new_one_is_kept(
