@@ -20,6 +20,7 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
+from core.device import check_device
 from core.errors import ConfigError
 from core.messages import Language
 from core.vision import Array
@@ -84,6 +85,7 @@ def load_clip(name: str, device: str) -> ClipEncoder:
 
     Raises `ConfigError` where it is missing, of another family, damaged, or not in safetensors.
     """
+    check_device(device, "vision.device")
     with _loading(name):
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in PROCESSORS:

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 
 from core.backup import reading
 from core.database import SAFE_SQLITE, newest_revision, revision_of, revisions
+from core.device import cards
 from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
@@ -304,8 +305,8 @@ def _device(settings: Settings) -> Finding:
     keys = [key for key, device in wanted.items() if device.startswith("cuda")]
     if not keys:
         return Finding("device", Health.OK, "the CPU, as the settings say")
-    cards = _cards()
-    if not cards:
+    found = cards()
+    if not found:
         return Finding(
             "device",
             Health.ILL,
@@ -314,17 +315,8 @@ def _device(settings: Settings) -> Finding:
         )
     if not _version("faiss-gpu"):
         advice = "Vectors are searched on the CPU: install faiss-gpu in place of faiss-cpu."
-        return Finding("device", Health.WARNING, f"{', '.join(cards)}, without faiss-gpu", advice)
-    return Finding("device", Health.OK, ", ".join(cards))
-
-
-def _cards() -> list[str]:
-    """The names of the cards that PyTorch can use."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        return Finding("device", Health.WARNING, f"{', '.join(found)}, without faiss-gpu", advice)
+    return Finding("device", Health.OK, ", ".join(found))
 
 
 async def _model(settings: Settings, url: str) -> Finding:

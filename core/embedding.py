@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from core.batches import Batches
+from core.device import check_device
 from core.errors import ConfigError, IndexMissing
 from core.terms import MAX_CHARACTERS, normalize
 
@@ -126,6 +127,7 @@ class SentenceEncoder:
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer  # takes seconds to import
 
+        check_device(self._device, "retrieval.device")
         log.info("embedder_loading", model=self._model_name, device=self._device)
         try:
             return SentenceTransformer(self._model_name, device=self._device)

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from core.device import check_device
 from core.embedding import prepared
 from core.errors import ConfigError
 
@@ -38,6 +39,7 @@ class CrossEncoderReranker:
         from sentence_transformers import CrossEncoder  # takes seconds to import
         from torch.nn import Sigmoid
 
+        check_device(self._device, "retrieval.device")
         log.info("reranker_loading", model=self._model_name, device=self._device)
         try:
             return CrossEncoder(self._model_name, device=self._device), Sigmoid()

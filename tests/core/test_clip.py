@@ -197,3 +197,11 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="safetensors"):
         load_clip(str(folder), "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_card_that_is_not_here_is_named_with_what_to_do(tmp_path: Path, device: str) -> None:
+    folder = saved(save_clip, tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"vision\.device is 'cuda.* set vision\.device to"):
+        load_clip(str(folder), device)

@@ -240,7 +240,7 @@ async def test_a_card_that_the_settings_want_is_looked_for(
     advice: str,
 ) -> None:
     known = doctor._version
-    monkeypatch.setattr(doctor, "_cards", lambda: cards)
+    monkeypatch.setattr(doctor, "cards", lambda: cards)
     monkeypatch.setattr(
         doctor, "_version", lambda name: faiss if name == "faiss-gpu" else known(name)
     )

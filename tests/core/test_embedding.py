@@ -95,3 +95,12 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     encoder = SentenceEncoder(str(tmp_path / "nowhere"), "cpu")
     with pytest.raises(ConfigError, match="nowhere"):
         encoder.encode_queries(["鞋"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_here_is_named_with_what_to_do(folder: Path) -> None:
+    encoder = SentenceEncoder(str(folder), "cuda")
+    with pytest.raises(
+        ConfigError, match=r"retrieval\.device is 'cuda'.* set retrieval\.device to"
+    ):
+        encoder.encode_queries(["鞋"])
