@@ -116,6 +116,22 @@ def revision_of(connection: Connection) -> str:
     return MigrationContext.configure(connection).get_current_revision() or ""
 
 
+def check_tables(connection: Connection) -> bool:
+    """Whether there are tables; `StoreError` when they are of another version than the program's.
+
+    For whoever looks beside a running solemate, perhaps an older one: nothing is changed.
+    """
+    found, newest = revision_of(connection), newest_revision()
+    if found and found != newest:
+        kind = "an older" if found in revisions() else "a newer"
+        raise StoreError(
+            f"The database's tables are of {kind} solemate (version {found}, this program's is "
+            f"{newest}). Run the same version here and there; `solemate up` of the newer one "
+            "brings them up to date."
+        )
+    return bool(found)
+
+
 def newest_revision() -> str:
     """The version of the tables that this program works with."""
     head = ScriptDirectory.from_config(_migrations()).get_current_head()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
+from core.database import migrate, revision_of
 from core.errors import AdapterRejected, ConfigError
 from core.routes import Route
 from core.settings import ROOT, Settings, load_settings
@@ -152,6 +156,41 @@ async def test_the_adapters_of_the_registry_are_there_from_the_start(
     shown = capsys.readouterr().out
     assert f"--lora-modules trained={trained} solemate-spoken={ADAPTER}" in shown
     assert "foreign" not in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("state", ["older", "newer"])
+async def test_tables_of_another_version_are_named_and_stay_as_they_are(
+    settings: Settings,
+    tmp_path: Path,
+    store_url: str,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+) -> None:
+    kept = settings.database.model_copy(update={"url": store_url})
+    settings = settings.model_copy(update={"database": kept})
+    version = "0002" if state == "older" else "9999"
+    engine = sa.create_engine(store_url)
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+    with capture_logs() as lines:
+        await serve_llamafactory(settings, wanted())
+    assert f"--adapter_name_or_path {ADAPTER}" in capsys.readouterr().out
+    (line,) = [line for line in lines if line["event"] == "registry_not_read"]
+    assert f"{state} solemate" in line["problem"]
+    with engine.connect() as connection:
+        assert revision_of(connection) == version
+    engine.dispose()
+
+
+async def test_a_database_without_tables_has_none_afterwards(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sqlite3.connect(tmp_path / "solemate.db").close()
+    await serve_llamafactory(settings, wanted())
+    assert f"--adapter_name_or_path {ADAPTER}" in capsys.readouterr().out
+    with closing(sqlite3.connect(tmp_path / "solemate.db")) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
 
 
 async def test_a_named_adapter_that_does_not_fit_is_named_at_start(

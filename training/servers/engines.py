@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,12 +11,13 @@ from pathlib import Path
 import structlog
 import typer
 
+from core.backup import reading
+from core.database import check_tables
 from core.errors import AdapterRejected, StoreError
 from core.lora import check_adapter
 from core.messages import Adapter
-from core.opening import open_store
 from core.registry import live_adapter
-from core.routes import last_route, registered
+from core.routes import Route, last_route, registered
 from core.settings import ROOT, Settings
 from training.recipe_keys import check_keys
 from training.servers import llamafactory_api, vllm
@@ -124,17 +126,22 @@ async def _routed(settings: Settings) -> list[Adapter]:
     if not _has_store(settings.database.address):
         return fallback
     try:
-        async with open_store(settings, exclusive=False) as store:
-            route = await store.run(last_route)
-            if route is None:
-                return fallback
-            known = await store.run(lambda connection: registered(connection, route.names))
+        route, known = await asyncio.to_thread(_read_route, settings.database.address)
     except StoreError as exc:
         # The store may be on the other machine: the registry there loads what is missing here.
         log.warning("registry_not_read", problem=str(exc))
         return fallback
+    if route is None:
+        return fallback
     known |= {one.name: one for one in fallback}
     return [known[name] for name in route.names if name in known]
+
+
+def _read_route(address: str) -> tuple[Route | None, dict[str, Adapter]]:
+    """Who answers whom, beside a running solemate: its tables are read as they are."""
+    with reading(address) as connection:
+        route = last_route(connection) if check_tables(connection) else None
+        return route, registered(connection, route.names) if route else {}
 
 
 def _has_store(address: str) -> bool:
