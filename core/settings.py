@@ -301,6 +301,18 @@ def at_root(path: str) -> Path:
     return ROOT / path
 
 
+def shared_datasets_cache(environment: Mapping[str, str] | None = None) -> Path:
+    """Where the library that reads training rows keeps them for all who use it, unless told else.
+
+    https://huggingface.co/docs/datasets/cache
+    """
+    found = os.environ if environment is None else environment
+    if named := found.get("HF_DATASETS_CACHE"):
+        return Path(named).expanduser()
+    usual = Path(found.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(found.get("HF_HOME", usual)).expanduser() / "datasets"
+
+
 def load_settings(
     config: Path | None = None,
     *,

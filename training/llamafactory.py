@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,9 @@ from core.errors import ConfigError, TrainingFailed
 from core.settings import ROOT
 from training.launchers import Job, JobState, JobStatus, Launcher, LocalLauncher
 from training.progress import ProgressReader, TrainingProgress
+
+CACHE = "cache"
+"""Where a job's rows are kept beside its recipe while it runs, and nowhere else."""
 
 RECIPES = Path(__file__).parent / "recipes"
 MODELS = RECIPES / "models"
@@ -104,6 +109,8 @@ def command_line(
 ) -> list[str]:
     """Exactly what `run_llamafactory` runs with the same arguments, from the project's root."""
     environment = [f"OMP_NUM_THREADS={threads}", "OMP_WAIT_POLICY=PASSIVE"]
+    # By itself the library that reads the rows keeps them for good, in the home of whoever runs it.
+    environment.append(f"HF_DATASETS_CACHE={folder / CACHE}")
     if (ROOT / str(keys.get("model_name_or_path", ""))).is_dir():
         environment += _OFFLINE
     if keys.get("use_cpu"):
@@ -145,6 +152,7 @@ async def run_llamafactory(
         status = await launcher.status(job)
     finally:
         await launcher.stop(job)
+        await asyncio.to_thread(forget_cached, folder)
     check_ended(command, keys, status, job.log)
     return job.log
 
@@ -181,6 +189,33 @@ def check_ended(command: str, keys: Mapping[str, Value], status: JobStatus, log_
     # A run that only measures makes no step and leaves no state.
     if command == "train" and keys.get("do_train", True):
         _check_finished(Path(str(keys["output_dir"])), log_path)
+
+
+def forget_cached(folder: Path) -> None:
+    """Delete the copies of the rows that a job in this folder has made for itself."""
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
+
+
+def forget_shared(cache: Path, ours: Sequence[Path]) -> list[Path]:
+    """Delete what earlier versions left in a cache that others share; the folders.
+
+    The library notes beside each copy which file it was read from: those below `ours` are ours.
+    """
+    places = {place.absolute() for place in ours} | {place.resolve() for place in ours}
+    gone = []
+    for note in sorted(cache.glob("json/*/*/*/dataset_info.json")):
+        if any(places & set(file.parents) for file in _read_from(note)):
+            gone.append(note.parents[2])
+            shutil.rmtree(note.parents[2], ignore_errors=True)
+    return gone
+
+
+def _read_from(note: Path) -> list[Path]:
+    """The files that a copy was made of; none where nobody knows."""
+    try:
+        return [Path(name) for name in json.loads(note.read_bytes())["download_checksums"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def read_keys(command: str, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.settings import Settings, at_root
+from core.settings import Settings, at_root, shared_datasets_cache
 from core.store import Store
 from training.adapters import Adapters, NewAdapter
 from training.anchors import make_anchors
@@ -30,7 +30,7 @@ from training.dataset import (
     load_frozen,
 )
 from training.lease import Lease
-from training.llamafactory import Value, recipe
+from training.llamafactory import Value, forget_shared, recipe
 from training.material import load_material
 from training.merged import put_away
 from training.pair_rules import open_rules
@@ -40,7 +40,7 @@ from training.ray_jobs import open_launcher
 from training.rows import DpoRow, ReminderRow, SftRow, read_all
 from training.runs import Run, Runs, RunState
 from training.schedule import Schedule, Timetable
-from training.steps import Limits, OnProgress, Release, Steps
+from training.steps import Limits, OnProgress, Release, Steps, forget_erased
 from training.tokens import most_tokens, token_counter
 from training.train import TrainingPlan, plan_training
 from training.trigger import Look, TriggerRule
@@ -147,6 +147,15 @@ def runs_folder(settings: Settings) -> Path:
 def datasets_folder(settings: Settings) -> Path:
     """Where each frozen dataset has its folder."""
     return settings.state / "datasets"
+
+
+async def forget_files(settings: Settings, store: Store) -> list[str]:
+    """Delete the files that hold what erased people said; the runs whose they were."""
+    datasets = datasets_folder(settings)
+    runs = await forget_erased(operators_runs(settings, store), datasets)
+    places = (datasets, runs_folder(settings))
+    await asyncio.to_thread(forget_shared, shared_datasets_cache(), places)
+    return runs
 
 
 class Freezer:

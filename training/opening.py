@@ -81,9 +81,8 @@ async def forget_erased_people(settings: Settings, store: Store) -> None:
     trained = Adapters(store, settings.state / "adapters", settings.model.adapter)
     await trained.retire_flagged(now=time.time())
     try:
-        from training.loop import datasets_folder, operators_runs
-        from training.steps import forget_erased
+        from training.loop import forget_files
     except ImportError:
         # Nothing is trained here.
         return
-    await forget_erased(operators_runs(settings, store), datasets_folder(settings))
+    await forget_files(settings, store)

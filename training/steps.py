@@ -22,7 +22,14 @@ from training.charts import History, draw
 from training.dataset import Frozen, RunStage, load_frozen, remove_frozen
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
-from training.llamafactory import check_ended, llamafactory_job, to_yaml, write_recipe
+from training.llamafactory import (
+    CACHE,
+    check_ended,
+    forget_cached,
+    llamafactory_job,
+    to_yaml,
+    write_recipe,
+)
 from training.progress import ProgressReader, TrainingProgress, Watch, check_learning
 from training.runs import Run, Runs, RunState
 from training.seal import check_seal, put_seal
@@ -222,6 +229,7 @@ class Steps:
         finally:
             if stop:
                 await self._launcher.stop(job)
+                await asyncio.to_thread(forget_cached, run.attempt)
                 if forget:
                     _remove(run.attempt)
         return followed
@@ -304,7 +312,7 @@ class Steps:
 
     async def _try_again(self, run: Run, how: str) -> Run:
         """Another attempt in a fresh folder, unless there were too many."""
-        await asyncio.to_thread(_remove, run.output)
+        await asyncio.to_thread(_remove, run.output, run.attempt / CACHE)
         if run.attempts >= self._limits.attempts:
             return await self._reject(
                 run,

@@ -6,7 +6,7 @@ import pytest
 
 from core import settings
 from core.errors import ConfigError
-from core.settings import load_settings
+from core.settings import load_settings, shared_datasets_cache
 
 
 def problems(environment: dict[str, str], config: Path | None = None) -> list[str]:
@@ -224,3 +224,17 @@ def test_several_model_servers_are_listed_with_commas() -> None:
     assert loaded.model.replicas == ["http://a:8000/v1", "http://b:8000/v1"]
     with pytest.raises(ConfigError, match="model.base_url"):
         load_settings(environment={"SOLEMATE__MODEL__BASE_URL": "http://a/v1,b:8000"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"HF_DATASETS_CACHE": "/c", "HF_HOME": "/h"}, "/c"),
+        ({"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/h/datasets"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/datasets"),
+    ],
+)
+def test_the_cache_of_rows_is_where_its_library_looks(
+    environment: dict[str, str], place: str
+) -> None:
+    assert shared_datasets_cache(environment) == Path(place)

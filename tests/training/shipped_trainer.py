@@ -18,6 +18,10 @@ import json, pathlib, shutil, sys, time
 import yaml
 
 keys = yaml.safe_load(open(sys.argv[-1]))
+if {reads!r}:
+    # As LLaMA-Factory does it.
+    from datasets import load_dataset
+    load_dataset("json", data_files=[keys["dataset_dir"] + "/train.jsonl"], cache_dir=None)
 if "export_dir" in keys:
     shutil.copytree({merged!r}, keys["export_dir"])
     sys.exit()
@@ -39,9 +43,14 @@ state = {{"global_step": 4, "max_steps": 4, "log_history": points}}
 """
 
 
-def write_trainer(file: Path, merged: Path = EXPERT) -> Path:
-    """The program, for `training.python`; `merged` is what it leaves of a merge."""
-    program = _TRAINER.format(python=sys.executable, adapter=str(SHIPPED), merged=str(merged))
+def write_trainer(file: Path, merged: Path = EXPERT, *, reads: bool = False) -> Path:
+    """The program, for `training.python`; `merged` is what it leaves of a merge.
+
+    With `reads` it reads the rows by the library that LLaMA-Factory reads them by.
+    """
+    program = _TRAINER.format(
+        python=sys.executable, adapter=str(SHIPPED), merged=str(merged), reads=reads
+    )
     file.write_text(program)
     file.chmod(0o755)
     return file

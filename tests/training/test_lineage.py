@@ -108,7 +108,9 @@ async def open_shop(settings: Settings) -> AsyncIterator[Shop]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     changes = {
         "DATABASE__FOLDER": str(tmp_path / "state"),
         "DATABASE__URL": f"sqlite:///{tmp_path / 's.db'}",
@@ -180,6 +182,7 @@ async def test_an_erased_persons_words_are_nowhere_after_a_replay_a_restore_and_
     settings: Settings, tmp_path: Path
 ) -> None:
     place = Place(settings.database.address, settings.state)
+    write_trainer(tmp_path / "trainer", reads=True)
     async with open_shop(settings) as shop:
         await shop.correct(ANN)
         await shop.correct(BOB)

@@ -11,6 +11,7 @@ import pytest
 from core.errors import ConfigError, TrainingFailed
 from training.llamafactory import (
     command_line,
+    forget_shared,
     recipe,
     run_llamafactory,
     write_dataset_info,
@@ -124,3 +125,31 @@ def test_rows_are_told_to_llamafactory_with_alpacas_columns(tmp_path: Path) -> N
 def test_a_missing_recipe_is_named() -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         recipe("none", {})
+
+
+def test_what_is_left_of_our_rows_in_the_cache_of_all_is_found_by_the_file_they_were_read_from(
+    tmp_path: Path,
+) -> None:
+    cache, ours = tmp_path / "cache", tmp_path / "state" / "datasets"
+    for name, source in (("ours", ours / "0123" / "train.jsonl"), ("others", "/mail/train.jsonl")):
+        folder = cache / "json" / f"default-{name}" / "0.0.0" / "f4e8"
+        folder.mkdir(parents=True)
+        (folder / "json-train.arrow").write_bytes(b"words")
+        note = {"download_checksums": {str(source): {"num_bytes": 5, "checksum": None}}}
+        (folder / "dataset_info.json").write_text(json.dumps(note))
+    (cache / "json" / "default-broken" / "0.0.0" / "f4e8").mkdir(parents=True)
+    (cache / "json" / "default-broken" / "0.0.0" / "f4e8" / "dataset_info.json").write_text("{")
+    assert forget_shared(cache, [ours]) == [cache / "json" / "default-ours"]
+    left = sorted(folder.name for folder in (cache / "json").iterdir())
+    assert left == ["default-broken", "default-others"]
+    assert forget_shared(tmp_path / "none", [ours]) == []
+
+
+async def test_what_a_run_keeps_of_its_rows_goes_when_it_ends(tmp_path: Path) -> None:
+    keeps = (
+        "import os, pathlib; place = pathlib.Path(os.environ['HF_DATASETS_CACHE']); "
+        "place.mkdir(); (place / 'json-train.arrow').write_text('words'); print(place)"
+    )
+    log = await run_llamafactory("export", {}, tmp_path, program=_program(keeps))
+    assert log.read_text().strip() == str(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

@@ -42,8 +42,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 @pytest.mark.timeout(900)
 async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     tiny_model = make_tiny_model(tmp_path / "tiny")
     shop = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
     shop.pool[:] = [pair(number) for number in range(4)]
@@ -81,6 +83,8 @@ async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
     # LLaMA-Factory prints the first row as it goes into the model.
     assert any(f"chosen_inputs:\n{text}" in log for text in served)
     assert "detailed thinking off" not in log
+    # No copy of the rows is left, neither here nor in the cache of all.
+    assert list(tmp_path.rglob("*.arrow")) == []
 
 
 @pytest.mark.timeout(1200)

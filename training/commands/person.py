@@ -95,8 +95,7 @@ async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
     """Erase a person from the store and from the datasets on disk; what that did."""
     from core.privacy import erase as erase_from
     from training.adapters import RETIRE_SECONDS, Adapters
-    from training.loop import datasets_folder, operators_runs
-    from training.steps import forget_erased
+    from training.loop import forget_files
 
     now = time.time()
     async with AsyncExitStack() as stack:
@@ -107,7 +106,7 @@ async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
         done = await erase_from(store, person, now=now, who=who)
         if link is not None:
             await _tell_of_redis(link, settings.conversation.expire_minutes)
-        runs = await forget_erased(operators_runs(settings, store), datasets_folder(settings))
+        runs = await forget_files(settings, store)
         adapters = Adapters(store, settings.state / "adapters", settings.model.adapter)
         flagged = [one.name for one in await adapters.all() if one.flagged_at == now]
     return {
