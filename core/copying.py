@@ -1,8 +1,9 @@
-"""Does a model that copies slip? A near copy of a passage's sentence differs inside a word.
+"""Does a model that copies slip? What it says differs from what it copies, where it must not.
 
 A small model loses a character, says one twice, or writes one for another: 鞋垫一风 for 鞋垫通风,
-"Doon't". The sentence shares nearly all of its words with the passage, and nothing else is wrong
-with it. So it is laid beside the sentence that it retells, both in spoken words.
+"Doon't". Or it jumps, and gives one figure to what another is of: "6 is 39.5 and 40.5" where 7 is
+40.5. The sentence shares nearly all of its words with the passage, and nothing else is wrong with
+it. So it is laid beside the sentence that it retells, both in spoken words.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SHORT_FORMS = (
     (re.compile(r"(?<=\b(?:it|he))'s\b|(?<=\b(?:that|what))'s\b|(?<=\bthere)'s\b"), " is"),
 )
 # "麂皮嘛，就是…" says what "麂皮是…" says.
-_INTRODUCED = re.compile(r"[嘛啊]?，就是")
+_INTRODUCED = re.compile(r"[嘛啊]?，就是|^就是")
 # From this share of a sentence's words on it is a copy of another.
 _COPY = 0.7
 # A slip is at most so long, in English words and in Chinese characters, what is lost shorter; and
@@ -52,11 +53,15 @@ class Originals:
         return cls(tuple(words for text in passages for words in _sentences_of(text)))
 
     def slip(self, sentence: str) -> str | None:
-        """The first words that a near copy has otherwise than its original; None for no slip."""
+        """The first words that a near copy has otherwise than its original; None for no slip.
+
+        A sentence with a figure is a near copy or a slip: nothing else says what the figure is of.
+        """
         said = _words(sentence)
         original = max(self.sentences, key=lambda one: _shared(said, one), default=())
+        figures = [word for word in said if _FIGURE.search(word)]
         if not said or _shared(said, original) < _COPY * len(said):
-            return None
+            return figures[0] if figures and self.sentences else None
         for gap in _gaps(original, said):
             if gap.is_slip:
                 return "".join(gap.here) or "".join(gap.there)
@@ -77,13 +82,16 @@ class _Gap:
 
     @property
     def is_slip(self) -> bool:
-        """Whether it is short and closely surrounded, or brings a figure where there is none."""
+        """Whether it brings a figure, loses one on the way, or is short and closely surrounded."""
+        if any(_FIGURE.search(word) for word in self.here):
+            return True
+        inside = self.before is not None and self.after is not None
+        if inside and any(_FIGURE.search(word) for word in self.there):
+            return True
         han = any(_HAN.match(word) for word in (*self.here, *self.there))
         around = (size for size in (self.before, self.after) if size is not None)
         if any(size < _AROUND[han] for size in around):
             return False
-        if self.there and any(_FIGURE.search(word) for word in self.here):
-            return True
         # Talk begins and ends in words of its own, and a clause that is left out is no slip.
         if self.after is None or (self.before is None and not (self.here and self.there)):
             return False

@@ -15,7 +15,14 @@ import structlog
 
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
 from core.followup import Resolved, resolve
-from core.grounding import Ground, copies, is_refusal, stands_on_one, used_passages
+from core.grounding import (
+    Ground,
+    copies,
+    is_refusal,
+    says_a_sentence,
+    stands_on_one,
+    used_passages,
+)
 from core.guard import guarded
 from core.language import language_asked_for, language_of
 from core.messages import (
@@ -40,6 +47,7 @@ from core.messages import (
 from core.model import ChatModel, Piece, Sampling
 from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
+from core.quantities import holds, quantities
 from core.retrieval import Query, Relevance, Retrieved, Retriever
 from core.smalltalk import DISTRESS, asks_what_is_seen, has_words, small_talk
 from core.store import Store
@@ -417,10 +425,16 @@ class Engine:
         if draft.compares:
             if len(used) < len(draft.passages):
                 raise AnswerUnsupported("The answer is about one of two things to compare.")
-        elif copies(self._options.min_support) and not stands_on_one(said, draft.passages):
+        elif not copies(self._options.min_support):
+            return
+        elif not stands_on_one(said, draft.passages):
             raise AnswerUnsupported(
                 "The answer stands on none of its passages, or on parts of several."
             )
+        elif not says_a_sentence(said, used):
+            raise AnswerUnsupported("The answer says no sentence of its passages.")
+        elif _misses_the_figure(draft.resolved.question, used, draft.passages):
+            raise AnswerUnsupported("The answer is about another figure than the question.")
 
     async def _pieces(
         self, draft: _Draft, sampling: Sampling, span: Span
@@ -545,6 +559,20 @@ def _ground(draft: _Draft, min_support: float) -> Ground:
         min_support,
         also=(draft.resolved.question, *tags),
     )
+
+
+def _misses_the_figure(question: str, used: Sequence[Passage], found: Sequence[Passage]) -> bool:
+    """Whether others of the passages found hold a figure that is asked for, but none of those used.
+
+    Who asks about 235 gets no answer about 230.
+    """
+    asked = quantities(question)
+
+    def holds_it(passage: Passage) -> bool:
+        known = quantities(f"{passage.title}\n{passage.text}")
+        return any(holds(known, *one) for one in asked)
+
+    return any(map(holds_it, found)) and not any(map(holds_it, used))
 
 
 def _sources(passages: Sequence[Passage]) -> tuple[Source, ...]:

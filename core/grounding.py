@@ -15,6 +15,7 @@ from operator import or_
 
 from core.copying import Originals
 from core.knowledge import sentences
+from core.manner import in_talk
 from core.messages import Passage
 from core.polarity import Polarity
 from core.quantities import DIGITS, ENGLISH_NUMBERS, UNITS, Quantity, holds, quantities
@@ -23,6 +24,8 @@ from core.quantities import DIGITS, ENGLISH_NUMBERS, UNITS, Quantity, holds, qua
 # as the passage that holds most.
 MIN_OVERLAP = 0.45
 _NEARLY = 0.9
+# A sentence of so many shingles is said where so large a share of them is.
+_FEWEST, _WHOLE = 3, 0.7
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-+.'’][A-Za-z0-9]+)*")
 _NAME_PART = re.compile(r"[-+.'’]")
@@ -49,16 +52,25 @@ _ENOUGH_WORDS = 15
 
 # What comes after a title that an answer opens with: "About suede: …", "麂皮嘛，…".
 _OPENED = re.compile(r"[嘛啊呢]?\s*[，：:]|, right:")
+# An answer that opens in this way says a title there.
+_NAMES_FIRST = re.compile(
+    r"(?:哈喽|嗨|您好)，(?:说[到起]|关于)?[^，。：]{1,40}(?:[嘛啊]，|：)|(?:嗨，)?说起[^，。：]{1,40}，"
+    r"|(?:So, |About )[^:]{1,80}: |[^:]{1,80}, right: "
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Holdings:
-    """What a text holds; `title` (casefolded) is its first line where it has more of them."""
+    """What a text holds; `title` (casefolded) is its first line where it has more of them.
+
+    `spoken` are its shingles in spoken words.
+    """
 
     title: str
     quantities: frozenset[Quantity]
     names: frozenset[str]
     shingles: frozenset[str]
+    spoken: frozenset[str]
     polarity: Polarity
 
     @classmethod
@@ -69,6 +81,7 @@ class _Holdings:
             frozenset(quantities(text)),
             frozenset(_names(text)) | frozenset(_words(text)),
             frozenset(shingles(text)),
+            frozenset(shingles(in_talk(text))),
             Polarity.of(text),
         )
 
@@ -114,7 +127,7 @@ class Ground:
             reduce(or_, (one.polarity for one in held), Polarity.of("")),
             {one.title: one.shingles for one in held if one.title},
             tuple(one.quantities | beside.quantities for one in held if copying),
-            tuple(one.shingles | beside.shingles for one in held if copying),
+            tuple(one.shingles | one.spoken | beside.shingles for one in held if copying),
             Originals.of(passages if copying else ()),
         )
 
@@ -139,15 +152,17 @@ class Ground:
         if turned:
             return turned
         for sentence in ended:
-            parts = shingles(sentence)
-            if len(parts) <= 4 or not self._speaks_the_language_of(sentence):
+            opened = self._opened(sentence)
+            parts = shingles(opened[1] if opened and self.shares else sentence)
+            figured = bool(self.shares and _COUNTED.search(sentence))
+            if (len(parts) <= 4 and not figured) or not self._speaks_the_language_of(sentence):
                 continue
             known = max((len(parts & one) for one in self.shares or (self.shingles,)), default=0)
             if known < self.min_support * len(parts):
                 return sentence
             if self._is_of_another(sentence) or self._mixes_figures(sentence):
                 return sentence
-            if slip := self.originals.slip(sentence):
+            if self.shares and (slip := self._slip(sentence)):
                 return slip
         return None
 
@@ -158,17 +173,29 @@ class Ground:
             all(holds(known, *one) for one in wanted) for known in self.figures
         )
 
-    def _is_of_another(self, sentence: str) -> bool:
-        """Whether a sentence that opens with a passage's title goes on with another's words."""
+    def _slip(self, sentence: str) -> str | None:
+        """What a copying model says otherwise than its passages: a title, or what comes after."""
+        opened = self._opened(sentence)
+        if opened is None and self.titles and (named := _NAMES_FIRST.match(sentence)):
+            return named.group()
+        return self.originals.slip(opened[1] if opened else sentence)
+
+    def _opened(self, sentence: str) -> tuple[str, str] | None:
+        """The passage's title (casefolded) that a sentence opens with, and what comes after it."""
         folded = sentence.casefold()
         opened = [
-            (title, folded[at + len(title) :])
+            (title, folded[match.end() :])
             for title in self.titles
-            if (at := folded.find(title)) >= 0 and _OPENED.match(folded, at + len(title))
+            if (at := folded.find(title)) >= 0 and (match := _OPENED.match(folded, at + len(title)))
         ]
-        if not opened:
+        return max(opened, key=lambda one: len(one[0]), default=None)
+
+    def _is_of_another(self, sentence: str) -> bool:
+        """Whether a sentence that opens with a passage's title goes on with another's words."""
+        opened = self._opened(sentence)
+        if opened is None:
             return False
-        title, rest = max(opened, key=lambda one: len(one[0]))
+        title, rest = opened
         parts = shingles(rest)
         shares = {one: len(parts & held) / max(1, len(parts)) for one, held in self.titles.items()}
         own = shares[title]
@@ -239,6 +266,17 @@ def used_passages(answer: str, passages: Sequence[Passage]) -> list[Passage]:
             if share >= MIN_OVERLAP and share >= best * _NEARLY:
                 used.setdefault(passage.id, passage)
     return list(used.values())
+
+
+def says_a_sentence(answer: str, passages: Sequence[Passage]) -> bool:
+    """Whether at least one of the passages' sentences is said (nearly) whole."""
+    said = shingles(answer)
+    return any(
+        len(parts) >= _FEWEST and len(parts & said) >= _WHOLE * len(parts)
+        for passage in passages
+        for sentence in sentences(passage.text)
+        if (parts := shingles(sentence))
+    )
 
 
 def stands_on_one(answer: str, passages: Sequence[Passage]) -> bool:

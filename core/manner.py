@@ -58,8 +58,9 @@ _SAID: dict[Language, tuple[tuple[str, str], ...]] = {
 }
 
 
-def in_talk(text: str, lang: Language) -> str:
-    """The text in spoken words."""
-    for written, talk in _SAID[lang]:
-        text = re.sub(written, talk, text)
+def in_talk(text: str, lang: Language | None = None) -> str:
+    """The text in spoken words, of one language or of both."""
+    for one in _SAID if lang is None else (lang,):
+        for written, talk in _SAID[one]:
+            text = re.sub(written, talk, text)
     return text

@@ -46,7 +46,7 @@ from core.store import Store
 from core.tags import Tag, TagGroup
 from core.terms import Analyzer
 from core.wording import say
-from tests.fakes import FakeChatModel, FakeVision
+from tests.fakes import FakeChatModel, FakeRetriever, FakeVision
 
 SLIDES = "一字拖是鞋面只有一条宽带的拖鞋。它适合泳池边穿，不适合跑步。"
 CANVAS = "帆布鞋用 30 度的温水手洗。洗后包上白纸阴干，可以防止发黄。"
@@ -224,15 +224,38 @@ async def test_of_two_things_to_compare_both_are_quoted(
     assert any(isinstance(event, Replaced) and event.text == reply.text for event in events)
 
 
+@pytest.mark.parametrize("said", ["好的。是。", "您好，关于帆布鞋清洗：帆布鞋用温水。"])
 @pytest.mark.parametrize(
     ("min_support", "outcome"), [(0.7, Outcome.QUOTED), (0.3, Outcome.ANSWERED)]
 )
 async def test_what_a_copying_model_says_of_no_passage_gives_way_to_a_quote(
-    store: Store, min_support: float, outcome: Outcome
+    store: Store, min_support: float, outcome: Outcome, said: str
 ) -> None:
-    expert = desk(store, "好的。是。")
+    expert = desk(store, said)
     expert.engine._options = replace(expert.engine._options, min_support=min_support)
     assert (await expert.say("帆布鞋怎么洗？")).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("question", "outcome"),
+    [("国标 235 是旧鞋码多少？", Outcome.QUOTED), ("国标 230 是旧鞋码多少？", Outcome.ANSWERED)],
+)
+async def test_a_copying_model_answers_about_the_figure_that_is_asked_for(
+    store: Store, question: str, outcome: Outcome
+) -> None:
+    expert = desk(store, "脚长 23 cm 对应国标 230，旧鞋码是 36 码。")
+    expert.engine._options = replace(expert.engine._options, min_support=0.7)
+    sizes = (
+        Passage(
+            "23", "脚长 23 cm 的鞋码", "脚长 23 cm 对应国标 230，旧鞋码是 36 码。", "", "", "zh"
+        ),
+        Passage(
+            "24", "脚长 23.5 cm 的鞋码", "脚长 23.5 cm 对应国标 235，旧鞋码是 37 码。", "", "", "zh"
+        ),
+    )
+    found = Retrieved(Relevance.ANSWER, sizes)
+    expert.engine._retriever = FakeRetriever({"国标": found})  # type: ignore[assignment]
+    assert (await expert.say(question)).outcome is outcome
 
 
 async def test_an_adapter_that_the_server_lost_gives_way_to_the_base_model(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.grounding import Ground, is_refusal, stands_on_one, used_passages
+from core.grounding import Ground, is_refusal, says_a_sentence, stands_on_one, used_passages
 from core.messages import Passage
 from core.quantities import quantities
 
@@ -111,6 +111,31 @@ def test_an_answer_that_opens_with_one_title_says_what_that_passage_says(
     assert (Ground.of([SUEDE, CLEANING], 0.7).unsupported(answer) is not None) is caught
 
 
+@pytest.mark.parametrize(
+    ("answer", "caught"),
+    [
+        ("您好，关于综合训练鞋：综合训练鞋是兼顾举铁和跳箱的健身鞋。", False),
+        ("哈喽，说到综合训练鞋嘛，就是兼顾举铁和跳箱的健身鞋哦～", False),
+        ("嗨，说起综合训练鞋，就是兼顾举铁和跳箱的健身鞋哦～", False),
+        ("综合训练鞋是兼顾举铁和跳箱的健身鞋。", False),
+        ("哈喽，说到鞋合训练鞋嘛，就是兼顾举铁和跳箱的健身鞋哦～", True),
+        ("您好，关于训练鞋：综合训练鞋是兼顾举铁和跳箱的健身鞋。", True),
+    ],
+)
+def test_a_model_that_copies_names_what_its_passages_are_called(answer: str, caught: bool) -> None:
+    passage = "综合训练鞋\n综合训练鞋是兼顾举铁和跳箱的健身鞋。"
+    assert (Ground.of([passage], 0.7).unsupported(answer) is not None) is caught
+
+
+def test_an_answer_says_a_sentence_or_only_words_of_one() -> None:
+    text = "Stability running shoes suit overpronation because the inner side is firmer."
+    stability = Passage("s", "Shoes for overpronation", text, "", "", "en")
+    empty = "Shoes for overpronation: On running shoes suit overpronation. Hope that helps!"
+    assert not says_a_sentence(empty, [stability])
+    assert says_a_sentence(f"Hey! {text}", [stability])
+    assert not says_a_sentence("", [stability])
+
+
 SIZES = [
     "脚长 26 cm 的鞋码\n脚长 26 cm 对应国标 260，旧鞋码是 42 码。",
     "脚长 27 cm 的鞋码\n脚长 27 cm 对应国标 270，旧鞋码是 44 码。",
@@ -123,7 +148,8 @@ SIZES = [
         ("脚长 27 cm 对应国标 260，旧鞋码是 44 码。", True),
         ("脚长 27 cm 对应国标 270，旧鞋码是 44 码。", False),
         ("脚长 27 cm 对应国标 270 哦。脚长 26 cm 对应国标 260，旧鞋码是 42 码。", False),
-        ("脚长 27 cm 对应国标 270，比问的 45 码小。", False),
+        ("脚长 27 cm 对应国标 270，旧鞋码是 42 码，比问的 45 码小。", True),
+        ("您好，关于脚长 27 cm 的鞋码：脚长 27 cm 对应国标 270，旧鞋码是 44 码。", False),
     ],
 )
 def test_a_model_that_copies_has_a_sentences_figures_from_one_passage(
