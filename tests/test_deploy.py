@@ -43,6 +43,7 @@ from core.store import Store
 from core.tables import duels
 from solemate import app
 from tests.bots.desks import running_desk
+from training.llamafactory import known_models, recipe
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -207,6 +208,14 @@ def test_a_unit_calls_what_there_is(unit: Path) -> None:
     assert "NoNewPrivileges=yes" in text
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=identifier)
+def test_a_unit_has_a_place_for_temporary_files(unit: Path) -> None:
+    # Without it ProtectSystem leaves none that can be written, and nothing of torch or Ray starts.
+    lines = unit.read_text("utf-8").splitlines()
+    assert "ProtectSystem=strict" in lines
+    assert "PrivateTmp=yes" in lines
+
+
 def check_command(arguments: Sequence[str]) -> None:
     """Fail unless the command line knows the command and its options."""
     command: Any = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
@@ -287,6 +296,20 @@ def test_containers_are_started_with_commands_there_are(compose: dict[str, Any])
                 check_command(arguments)
             elif arguments[0] == "solemate":
                 check_command(arguments[1:])
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_the_server_s_image_has_what_a_recipe_asks_for(name: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    image = (DEPLOY / "docker" / "server.Dockerfile").read_text("utf-8")
+    installed = [one for extra in re.findall(r"--extra ([\w-]+)", image) for one in extras[extra]]
+    keys = recipe("dpo", {}, model=name)
+    needed = {"llamafactory"}
+    needed |= {"deepspeed"} if "deepspeed" in keys else set()
+    needed |= {"bitsandbytes"} if "quantization_bit" in keys else set()
+    assert needed <= {re.split("[=<>]", one)[0] for one in installed}
 
 
 def test_what_makes_a_backup_sees_all_that_is_kept(compose: dict[str, Any]) -> None:

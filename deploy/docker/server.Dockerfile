@@ -16,7 +16,8 @@ COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv .venv \
     && uv pip install --python .venv/bin/python --torch-backend ${TORCH} \
-        --constraint requirements.lock --requirements pyproject.toml --extra train --extra gpu \
+        --constraint requirements.lock --requirements pyproject.toml \
+        --extra train --extra train-gpu --extra gpu \
     && uv pip install --python .venv/bin/python "ray[default]>=2.52"
 # vLLM and LLaMA-Factory want different versions of transformers.
 RUN --mount=type=cache,target=/root/.cache/uv \
