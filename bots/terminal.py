@@ -9,8 +9,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
+from rich.segment import ControlType
 from rich.text import Text
 
 from core.errors import SolemateError
@@ -60,7 +63,7 @@ def to_user_message(
 
 async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
     """Show one answer while it is made, with tags and sources, and return it."""
-    shown = ""
+    answer = _Answer(console)
     reply: Reply | None = None
     async with aclosing(expert.answer(message)) as events:
         async for event in events:
@@ -69,20 +72,16 @@ async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
                     names = ", ".join(f"{tag.name} {tag.score:.0%}" for tag in tags)
                     console.print(Text(f"[{names}]", style="dim"))
                 case Delta(text):
-                    shown += text
-                    console.print(Text(text), end="")
+                    answer.add(text)
                 case Replaced(text):
-                    # What a terminal has printed stays; the text that counts follows below it.
-                    console.print(Text("\n\n" * bool(shown) + text), end="")
-                    shown = text
+                    answer.withdraw()
+                    answer.add(text)
                 case Seen() | Found():
                     pass
                 case Done(done):
                     reply = done
     assert reply is not None
-    if not shown:
-        console.print(Text(reply.text), end="")
-    console.print()
+    answer.end(reply)
     _print_sources(reply, console)
     return reply
 
@@ -124,6 +123,57 @@ def to_json(reply: Reply) -> str:
         "id": reply.id,
     }
     return json.dumps(result, ensure_ascii=False)
+
+
+class _Answer:
+    """An answer as it grows on a terminal; a file or a pipe gets only what stands in the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._grows = console.is_terminal
+        self._printed = ""
+        self._withdrawn = False
+
+    def add(self, text: str) -> None:
+        """Print the next piece, where it can still be taken back."""
+        if not self._grows or self._withdrawn:
+            return
+        with self._console.capture() as captured:
+            self._console.print(Text(text), end="")
+        self._printed += captured.get()
+        self._console.out(captured.get(), end="", highlight=False)
+
+    def withdraw(self) -> None:
+        """Clear what was printed; where part of it has left the screen, it is marked at the end."""
+        if not self._printed:
+            return
+        rows = _rows(self._printed, self._console.width)
+        if rows > self._console.height or self._console.is_dumb_terminal:
+            self._withdrawn = True
+            return
+        clear = (ControlType.ERASE_IN_LINE, 2)
+        above = [step for _ in range(rows - 1) for step in ((ControlType.CURSOR_UP, 1), clear)]
+        self._console.control(Control(ControlType.CARRIAGE_RETURN, clear, *above))
+        self._printed = ""
+
+    def end(self, reply: Reply) -> None:
+        """Print what is still missing of the stored reply, and end the line."""
+        if self._withdrawn:
+            self._console.print(Text(f"\n\n{say('withdrawn', reply.language)}\n", style="dim"))
+        if self._withdrawn or not self._printed:
+            self._console.print(Text(reply.text), end="")
+        self._console.print()
+
+
+def _rows(text: str, width: int) -> int:
+    """How many rows of a terminal the text takes, which breaks lines only where they are full."""
+    rows, column = 1, 0
+    for char in text:
+        cells = cell_len(char)
+        if char == "\n" or column + cells > width:
+            rows, column = rows + 1, 0
+        column += cells if char != "\n" else 0
+    return rows
 
 
 def _seconds(reply: Reply) -> dict[str, float]:

@@ -46,6 +46,11 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "为了不说错，我直接引用{sources}的原文：\n\n{texts}",
         "en": "To be sure not to get it wrong, here {sources}, word for word:\n\n{texts}",
     },
+    # Where words that were shown cannot be taken back.
+    "withdrawn": {
+        "zh": "（前面的话我收回，请以下面的为准。）",
+        "en": "(I take back what I said above; please go by what follows.)",
+    },
     "source_of": {"zh": "资料《{title}》", "en": "is my source “{title}”"},
     "sources_of": {
         "zh": "资料《{title}》和《{other}》",

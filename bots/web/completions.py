@@ -46,6 +46,7 @@ from core.messages import (
 )
 from core.photos import decode_base64
 from core.prompt import estimate_tokens
+from core.wording import say
 
 # More than any budget holds; what a caller sends beyond it costs nothing.
 _ROUNDS = 20
@@ -279,30 +280,28 @@ class _Chunks:
 async def _as_chunks(
     expert: _Expert, first: Event, rest: AsyncGenerator[Event, None], chunks: _Chunks
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The answer in OpenAI's chunks."""
+    """The answer in OpenAI's chunks, which can only add text: what is taken back is called so."""
     yield chunks.delta({"role": "assistant", "content": ""})
-    shown = False
+    shown = withdrawn = False
     async with aclosing(rest):
         event = first
         while not isinstance(event, Done):
-            if text := _added_text(event, shown):
-                shown = True
-                yield chunks.delta({"content": text})
+            match event:
+                case Delta(text) if not withdrawn:
+                    shown = True
+                    yield chunks.delta({"content": text})
+                case Replaced():
+                    withdrawn = True
+                case _:
+                    pass
             event = await anext(rest)
-    yield chunks.delta({}, _finish_reason(event.reply))
+    reply = event.reply
+    if withdrawn:
+        taken_back = f"\n\n{say('withdrawn', reply.language)}\n\n" if shown else ""
+        yield chunks.delta({"content": taken_back + reply.text})
+    yield chunks.delta({}, _finish_reason(reply))
     if chunks.with_usage:
-        yield chunks.usage(await expert.usage(event.reply))
-
-
-def _added_text(event: Event, shown: bool) -> str:
-    """What a client that can only add text shows for this event."""
-    match event:
-        case Delta(text):
-            return text
-        case Replaced(text):
-            return f"\n\n{text}" if shown else text
-        case _:
-            return ""
+        yield chunks.usage(await expert.usage(reply))
 
 
 async def _reply(first: Event, rest: AsyncGenerator[Event, None]) -> Reply:

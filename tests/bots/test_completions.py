@@ -22,6 +22,7 @@ from bots.web.desk import Desk
 from core.errors import ModelUnavailable
 from core.model import Piece
 from core.tables import turns
+from core.wording import say
 from tests.bots.desks import ANSWER, CANVAS, PLENTY, open_desk, running_desk
 from tests.fakes import FakeChatModel
 
@@ -103,7 +104,7 @@ async def test_usage_is_streamed_only_on_request(tmp_path: Path) -> None:
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-async def test_a_quote_in_mid_stream_is_a_new_paragraph(tmp_path: Path) -> None:
+async def test_a_quote_in_mid_stream_takes_back_what_came_before(tmp_path: Path) -> None:
     broken = FakeChatModel([[Piece("Wash canvas "), ModelUnavailable("gone")]])
     async with expert(tmp_path, broken) as client:
         stream = await client.chat.completions.create(
@@ -111,10 +112,23 @@ async def test_a_quote_in_mid_stream_is_a_new_paragraph(tmp_path: Path) -> None:
         )
         chunks = [chunk async for chunk in stream]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    first, _, rest = text.partition("\n\n")
+    first, second, rest = text.split("\n\n", 2)
     assert first.strip() == "Wash canvas"
+    assert second == say("withdrawn", "en")
     assert CANVAS.text in rest
     assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+async def test_a_quote_that_follows_nothing_takes_nothing_back(tmp_path: Path) -> None:
+    away = FakeChatModel([[ModelUnavailable("gone")]])
+    async with expert(tmp_path, away) as client:
+        stream = await client.chat.completions.create(
+            model="solemate", messages=[QUESTION], stream=True
+        )
+        chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert CANVAS.text in text
+    assert say("withdrawn", "en") not in text
 
 
 async def test_a_cut_answer_says_length(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from bots.terminal import ask, chat, to_json, to_user_message
@@ -83,15 +86,66 @@ async def test_an_answer_is_shown_with_tags_and_sources() -> None:
     assert "帆布鞋清洗" in shown(on)
 
 
-async def test_a_replaced_text_stands_below_what_was_printed() -> None:
-    on = console()
-    events = (
-        Delta("用 90 度"),
-        Replaced("“洗后阴干。”"),
-        Done(reply("“洗后阴干。”", Outcome.QUOTED)),
+QUOTE = "“洗后阴干。”"
+WITHDRAWN = (Delta("用 90 度"), Replaced(QUOTE), Done(reply(QUOTE, Outcome.QUOTED)))
+
+
+def terminal(height: int = 25, kind: str = "xterm") -> Console:
+    return Console(
+        file=io.StringIO(), width=20, height=height, force_terminal=True, _environ={"TERM": kind}
     )
+
+
+def screen(on: Console) -> list[str]:
+    """The lines that a person sees in the end, as a terminal makes them of what was written."""
+    lines, row, column = [""], 0, 0
+    for piece in re.findall(r"\x1b\[[\d;]*[A-Za-z]|[\s\S]", shown(on)):
+        match piece:
+            case "\n":
+                row, column = row + 1, 0
+            case "\r":
+                column = 0
+            case "\x1b[2K":
+                lines[row] = ""
+            case "\x1b[1A":
+                row -= 1
+            case _ if piece.startswith("\x1b"):
+                assert piece.endswith("m")
+            case _:
+                if column + cell_len(piece) > on.width:
+                    row, column = row + 1, 0
+                    lines += [""] * (row == len(lines))
+                lines[row] += piece
+                column += cell_len(piece)
+        lines += [""] * (row == len(lines))
+    return lines
+
+
+async def test_a_file_gets_only_the_text_that_stands_in_the_end() -> None:
+    on = console()
+    await ask(FakeExpert(*WITHDRAWN), to_user_message("怎么洗？"), on)
+    assert "90" not in shown(on)
+    assert shown(on).count(QUOTE) == 1
+
+
+@pytest.mark.parametrize(
+    "withdrawn", ["用 90 度", "用 90 度的水煮" * 9, "一二三四五六七八九十" * 2]
+)
+async def test_a_terminal_clears_a_text_that_is_withdrawn(withdrawn: str) -> None:
+    on = terminal()
+    pieces = [Delta(char) for char in withdrawn]
+    await ask(FakeExpert(Seen((BLUE,)), *pieces, *WITHDRAWN[1:]), to_user_message("怎么洗？"), on)
+    assert screen(on)[:2] == ["[蓝色 80%]", QUOTE]
+
+
+@pytest.mark.parametrize(("height", "kind"), [(3, "xterm"), (25, "dumb")])
+async def test_what_a_terminal_cannot_clear_is_marked(height: int, kind: str) -> None:
+    on = terminal(height, kind)
+    events = (Delta("用 90 度的水煮" * 9), *WITHDRAWN[1:])
     await ask(FakeExpert(*events), to_user_message("怎么洗？"), on)
-    assert shown(on).index("90") < shown(on).index("“洗后阴干。”")
+    text = re.sub(r"\x1b\[\d*m|\n", "", shown(on))
+    assert text.index("90") < text.index(say("withdrawn", "zh")) < text.index(QUOTE)
+    assert text.count(QUOTE) == 1
 
 
 async def test_a_stored_reply_without_pieces_is_shown_whole() -> None:
@@ -102,7 +156,8 @@ async def test_a_stored_reply_without_pieces_is_shown_whole() -> None:
 
 async def test_what_looks_like_markup_is_printed_as_it_is() -> None:
     on = console()
-    await ask(FakeExpert(Delta("[bold]阴干"), Done(reply())), to_user_message("怎么洗？"), on)
+    text = "[bold]阴干"
+    await ask(FakeExpert(Delta(text), Done(reply(text))), to_user_message("怎么洗？"), on)
     assert "[bold]阴干" in shown(on)
 
 
