@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from core.messages import Language
 
@@ -40,7 +41,13 @@ _ENGLISH = frozenset(
         what when where which who why with would you your
     """)
 )
-
+# The small words that tell English from Chinese. They, too, stand in names: On, Made in Italy.
+_SMALL_ENGLISH = frozenset(_WORD.findall("a an i is do does am was me"))
+# What a Chinese sentence has beside its nouns, and an English one that names a thing has not.
+_CHINESE = re.compile(
+    r"[的了吗嗎呢吧嘛么麼怎啥哪谁誰几幾我你您他她这這那是和跟与與或还還比要会會该該请請有没沒不在给給把被用能]"
+    r"|什[么麼]|多少|多大|多久|如何|为何|為何|可以|好[吗嗎看穿用不]|好[？?]?$"
+)
 
 # "请用英文回答：", "In Chinese, please."; the English words stand in the groups that begin with en.
 _ASKED_FOR = re.compile(
@@ -69,27 +76,40 @@ def without_language(text: str) -> str:
 def language_of(text: str) -> Language | None:
     """Chinese, English, or None for a text in another script or, as far as we can tell, language.
 
-    Chinese wins wherever a fifth of the letters are Han characters, so that "GORE-TEX 防水吗" is
-    a Chinese question. Japanese kana, Hangul, Cyrillic and the like are neither. Latin letters are
-    English unless more everyday words of other languages are among them than English ones.
+    Where Chinese and Latin letters are mixed the small words between the names tell: "Stan Smith
+    和 Air Force 1 哪个好" is a Chinese question, "How do I clean 帆布鞋?" an English one. Japanese
+    kana, Hangul, Cyrillic and the like are neither, however many names are in Latin letters.
+    Latin letters are English unless more everyday words of other languages are among them.
     """
     letters = [char for char in text if char.isalpha()]
     if not letters:
         return "zh"
     scripts = [unicodedata.name(char, "").split(" ")[0] for char in letters]
     han = scripts.count("CJK")
-    latin = sum(name in ("LATIN", "FULLWIDTH") for name in scripts)
-    if len(letters) - han - latin > len(letters) * 0.3:
+    other = len(letters) - han - sum(name in ("LATIN", "FULLWIDTH") for name in scripts)
+    if other > len(letters) * 0.3:
         return None
-    if han * 5 >= len(letters):
+    if han * 2 >= len(letters):
         return "zh"
-    return None if _is_foreign(text) else "en"
-
-
-def _is_foreign(text: str) -> bool:
-    """Whether Latin letters are no English: a telling word or two hints, and English no more."""
     words = [word.lower() for word in _WORD.findall(text[:_SAMPLE])]
+    english = sum(word in _ENGLISH for word in words)
+    chinese = len(_CHINESE.findall(text[:_SAMPLE])) if han else 0
+    foreign = _foreign(words)
+    if other > (han + other) * 0.3:
+        foreign, chinese = foreign + 2, 0
+    if foreign >= 2 and foreign > 2 * max(english, chinese):
+        return None
+    if han:
+        english += sum(word in _SMALL_ENGLISH for word in words)
+        return "zh" if chinese >= english else "en"
+    return "en"
+
+
+def _foreign(words: Sequence[str]) -> int:
+    """How much hints at another language: a telling word counts for two that may be a name's."""
     telling = sum(word in _FOREIGN for word in words)
-    hints = sum(word in _SMALL or not word.isascii() for word in words)
-    foreign = 2 * telling + hints
-    return foreign >= 2 and foreign > 2 * sum(word in _ENGLISH for word in words)
+    return 2 * telling + sum(word in _SMALL or _is_accented(word) for word in words)
+
+
+def _is_accented(word: str) -> bool:
+    return not word.isascii() and unicodedata.name(word[0], "").startswith("LATIN")
