@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 
 from core.terms import normalize, subject_words
 
@@ -17,6 +18,13 @@ _GOES_OVER = re.compile(
 # What a title's name is without: 牛津鞋 is asked for as 牛津, "Oxford shoes" as "an Oxford".
 _KIND_ZH = re.compile(r"[鞋靴]$")
 _KINDS_EN = frozenset(subject_words("shoe boot sneaker leather"))
+# What is said of many things is not what they have in common.
+_ASPECTS_ZH = re.compile(
+    r"清[洗洁]|护理|保养|鞋码|防水|尺码|童鞋|运动鞋|皮鞋|怎么|选购|搭配|配鞋|颜色|收纳|鞋底|鞋面|鞋垫"
+)
+_ASPECTS_EN = frozenset(
+    subject_words("size sizes clean cleaning care fit child children women men foot feet sole new")
+)
 # A single character names nothing.
 _SHORTEST = 2
 
@@ -56,6 +64,19 @@ def is_called(title: str, text: str) -> bool:
         word in stems or (not word.isascii() and len(word) >= _SHORTEST and word in whole)
         for word in words
     )
+
+
+def related(title: str, topic: str) -> bool:
+    """Whether two titles are about the same thing: 帆布鞋清洗 and 帆布鞋, not 帆布鞋 and 帆船鞋."""
+    one, other = normalize(title).replace(" ", ""), normalize(topic).replace(" ", "")
+    if one.isascii() != other.isascii():
+        return False
+    if one.isascii():
+        shared = frozenset(subject_words(title)) & frozenset(subject_words(topic))
+        return bool(shared - _KINDS_EN - _ASPECTS_EN)
+    match = SequenceMatcher(None, one, other, autojunk=False).find_longest_match()
+    name = _ASPECTS_ZH.sub("", one[match.a : match.a + match.size])
+    return len(_KIND_ZH.sub("", name)) >= _SHORTEST
 
 
 def _names(titles: Sequence[str]) -> Iterator[tuple[int, int, str | frozenset[str]]]:

@@ -18,10 +18,10 @@ from core.knowledge import Chunk
 from core.language import language_of
 from core.lexical import Match
 from core.messages import ImageTag, Language, Passage
-from core.naming import compared, goes_over, is_called
+from core.naming import compared, goes_over, is_called, related
 from core.quantities import Quantity, holds, quantities
 from core.tags import COLOUR
-from core.terms import Analyzer, subject_of, subject_words
+from core.terms import Analyzer, is_concept, is_word, subject_of, subject_words
 
 Fusion = Literal["weighted", "rrf"]
 
@@ -47,6 +47,8 @@ _WORTH_COMPARING = 0.02
 _TELLING = 2.0
 # A passage says what is asked that has so much of its words.
 _MOSTLY = 0.6
+# One that has less of them only shares a character: 温水 with 防水.
+_PARTLY = 0.4
 # Where more passages than this, and than this share of all, hold all that a question says, it
 # singles out none: 鞋, "size", "shoes".
 _MANY, _SHARE = 10, 0.025
@@ -204,7 +206,7 @@ class Retriever:
         # What goes on from a topic, and is not surely about another, is about that topic.
         elif on_topic := [hit for hit in best if topic and subject_words(hit.chunk.title) == topic]:
             relevance, best = Relevance.ANSWER, tuple(on_topic[:1])
-        if not topic or subject_words(best[0].chunk.title) != topic:
+        if not topic or all(subject_words(hit.chunk.title) != topic for hit in best):
             return relevance, best
         text = query.text.removeprefix(query.topic)
         said = [self._said(text, hit) for hit in best]
@@ -212,12 +214,20 @@ class Retriever:
             # What the others add is read before the topic's passage, if that lacks it.
             order = sorted(range(len(best)), key=lambda place: said[place] < _MOSTLY)
             return relevance, tuple(best[place] for place in order)
+        # Another entry about the same thing may say it: 帆布鞋, where 帆布鞋清洗 does not.
+        kin = [
+            hit
+            for hit in ranking.hits
+            if related(hit.chunk.title, query.topic) and self._said(text, hit) >= _MOSTLY
+        ]
+        if kin:
+            return Relevance.ANSWER, tuple(kin[: self._options.top_k])
         # What was asked of suede is asked of canvas now: an entry may be called that.
         listed = ranking.hits if goes_over(text) else ()
         others = [hit for hit in listed if is_called(hit.chunk.title, text)]
         others = others[: self._options.top_k]
         if not others:
-            return (relevance, best) if any(said) else (Relevance.REFUSE, ())
+            return (relevance, best) if max(said) >= _PARTLY else (Relevance.REFUSE, ())
         sure = confidence([hit.probability for hit in others])
         answers = sure >= self._snapshot.calibration.answer_from
         return Relevance.ANSWER if answers else Relevance.CLARIFY, tuple(others)
@@ -235,7 +245,7 @@ class Retriever:
         return tuple(sorted(hits, key=lacks))
 
     def _said(self, text: str, hit: Hit) -> float:
-        """The share of a follow-up's own terms, by weight, that a hit has.
+        """The share of a follow-up's own terms, by weight, that a hit has, or of what they mean.
 
         1 where their absence would say nothing: they are too few, or in another language.
         """
@@ -243,8 +253,12 @@ class Retriever:
         terms = analyzer.question(subject_of(text))
         if chunk.lang != language_of(text) or (total := sum(terms.values())) < _TELLING:
             return 1.0
-        held = analyzer.passage(chunk.title, chunk.text, chunk.keywords)
-        return sum(terms[term] for term in terms.keys() & held) / total
+        shared = terms.keys() & analyzer.passage(chunk.title, chunk.text, chunk.keywords)
+        concepts = {term for term in terms if is_concept(term)}
+        # Two characters or a word are a concept's, where no word is left without one.
+        said = sum(1 if term.isascii() else 0.5 for term in terms if is_word(term))
+        meant = len(concepts & shared) / len(concepts) if said <= len(concepts) > 0 else 0.0
+        return max(meant, sum(terms[term] for term in shared) / total)
 
     async def rank(self, query: Query) -> Ranking:
         """All candidates, whatever they are worth: for listings and for measuring."""

@@ -35,6 +35,7 @@ _CONTRACTION = re.compile(r"['’](?:s|t|re|ve|ll|d|m)\b")
 _DIGIT = re.compile(r"\d")
 _IDEOGRAPH = re.compile(rf"[{_CJK}]")
 _WORD = re.compile(rf"{_LATIN}+")
+_CONCEPT, _PIECE = "@", "~"
 _GRAM = 4
 # Goes up when the same text gives other terms than before.
 _VERSION = 1
@@ -205,7 +206,17 @@ class Analyzer:
             else:
                 yield from _latin_terms(match.group(), weights)
         for concept in self.lexicon.concepts(text):
-            yield f"@{concept}", weights.concept
+            yield f"{_CONCEPT}{concept}", weights.concept
+
+
+def is_concept(term: str) -> bool:
+    """Whether a term stands for a group of words that mean the same."""
+    return term.startswith(_CONCEPT)
+
+
+def is_word(term: str) -> bool:
+    """Whether a term is a whole Latin word, or one Han character."""
+    return term[0] not in (_CONCEPT, _PIECE) and (term.isascii() or len(term) == 1)
 
 
 def subject_of(text: str) -> str:
@@ -260,7 +271,7 @@ def _latin_terms(token: str, weights: TermWeights) -> Iterator[tuple[str, float]
         yield stem(token), weights.word
         if len(token) > _GRAM:
             yield from (
-                (f"~{token[start : start + _GRAM]}", weights.gram)
+                (f"{_PIECE}{token[start : start + _GRAM]}", weights.gram)
                 for start in range(len(token) - _GRAM + 1)
             )
 

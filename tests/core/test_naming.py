@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.naming import compared, goes_over, is_called
+from core.naming import compared, goes_over, is_called, related
 
 DATA = Path(__file__).parent.parent.parent / "data"
 TITLES = ("牛津鞋", "德比鞋", "小牛皮", "牛皮", "切尔西靴", "Oxford shoes", "Derby shoes", "Suede")
@@ -70,3 +70,23 @@ def test_a_follow_up_about_the_same_thing_does_not(text: str) -> None:
 )
 def test_an_entry_is_called_what_a_follow_up_says(title: str, text: str, called: bool) -> None:
     assert is_called(title, text) is called
+
+
+@pytest.mark.parametrize(
+    ("title", "topic", "same"),
+    [
+        ("帆布鞋", "帆布鞋清洗", True),
+        ("麂皮", "麂皮清洁", True),
+        ("麂皮防水", "麂皮清洁", True),
+        ("帆船鞋", "帆布鞋", False),
+        ("麂皮清洁", "网面鞋清洁", False),
+        ("一字拖", "Slides", False),
+        ("Cleaning suede", "Suede", True),
+        ("Cleaning suede", "Cleaning canvas shoes", False),
+        ("Children's shoe sizes", "Adult shoe sizes", False),
+    ],
+)
+def test_titles_are_about_the_same_thing_or_say_the_same_of_others(
+    title: str, topic: str, same: bool
+) -> None:
+    assert related(title, topic) is same

@@ -175,6 +175,35 @@ async def test_what_says_what_a_follow_up_asks_comes_before_the_topics_own_passa
         assert [one.id for one in got.passages] == order
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("那它防水吗", ["canvas"]),
+        ("那它能泡水吗", ["washing"]),
+        ("那它流行吗", []),
+        ("那鞋垫要拆吗", ["washing"]),
+    ],
+)
+async def test_another_entry_about_the_same_thing_says_what_a_follow_up_asks(
+    text: str, found: list[str]
+) -> None:
+    chunks = [
+        chunk("washing", "帆布鞋清洗", "先拆鞋垫，用温水和软毛刷顺着布纹刷，不要泡水。"),
+        chunk("canvas", "帆布鞋", "帆布透气，但不防水，下雨天容易湿透。"),
+        chunk("spray", "防水喷雾", "防水喷雾让皮面不防水的鞋也能防水。"),
+    ]
+    topic = "帆布鞋清洗"
+    got = await judging(ALWAYS, chunks).search(Query(f"{topic} {text}", topic=topic))
+    assert [one.id for one in got.passages][:1] == found
+    assert (got.relevance is Relevance.ANSWER) is bool(found)
+
+
+async def test_what_only_shares_a_character_with_a_follow_up_says_nothing_of_it() -> None:
+    chunks = [chunk("washing", "帆布鞋清洗", "用温水和软毛刷顺着布纹刷。")]
+    got = await judging(ALWAYS, chunks).search(Query("帆布鞋清洗 那它防水吗", topic="帆布鞋清洗"))
+    assert got.relevance is Relevance.REFUSE
+
+
 async def test_a_word_that_stands_everywhere_singles_nothing_out() -> None:
     laces = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
     assert (await judging(ALWAYS, laces).search(Query("鞋带？"))).relevance is Relevance.CLARIFY
