@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
 import platform
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import structlog
 from sqlalchemy.engine import make_url
 
 from core.backup import reading
-from core.database import SAFE_SQLITE, newest_revision, revision_of, revisions
+from core.database import SAFE_SQLITE, check_tables, newest_revision, revision_of, revisions
 from core.device import cards
-from core.errors import AdapterRejected, ConfigError, RedisUnavailable, SolemateError
+from core.errors import (
+    AdapterRejected,
+    ConfigError,
+    RedisUnavailable,
+    SolemateError,
+    StoreError,
+)
 from core.knowledge import load_knowledge
 from core.lora import check_adapter
+from core.messages import Adapter
 from core.opening import expert_folder, is_hub_name, open_link
-from core.ports import answers_at, port_is_free
+from core.ports import health_at, port_is_free
 from core.printing import err
 from core.redis_link import RedisLink
 from core.registry import live_adapter
+from core.routes import last_route, registered
 from core.settings import Settings, at_root
 from core.store import Store
 from core.tags import load_tags
@@ -111,8 +121,10 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
 async def examine_models(settings: Settings) -> list[Finding]:
     """Look at each model server, and at its adapter."""
     found = []
+    live = await asyncio.to_thread(_live, settings)
     for url in settings.model.replicas:
-        found += [await _model(settings, url), await _adapter(settings, url)]
+        adapter = live if isinstance(live, Finding) else await _adapter(settings, url, live)
+        found += [await _model(settings, url), adapter]
     return found
 
 
@@ -176,9 +188,11 @@ def _disk(folder: Path) -> Finding:
 
 async def _store(settings: Settings) -> Finding:
     """Open the database as `up` does, unless a running solemate holds it or its tables are old."""
-    if await _solemate_answers(settings):
-        return Finding("store", Health.OK, "in use by the running solemate")
     address, where = settings.database.address, settings.database.url.rpartition("@")[2]
+    # PostgreSQL lets others in; beside a SQLite file's one writer nobody can try to write.
+    running = await health_at(settings.web.address) if address.startswith("sqlite") else None
+    if running is not None:
+        return _store_in_use(running)
     try:
         if old := await asyncio.to_thread(_old_tables, address):
             advice = "Run `solemate backup`; `solemate up` brings them up to date."
@@ -192,6 +206,20 @@ async def _store(settings: Settings) -> Finding:
         advice = "Nobody mends it any more: upgrade it."
         return Finding("store", Health.WARNING, f"PostgreSQL {version} at {where}", advice)
     return Finding("store", Health.OK, where)
+
+
+def _store_in_use(running: Mapping[str, Any]) -> Finding:
+    """What the solemate that has the database says of it."""
+    if "store" in _unwell(running, "down"):
+        advice = "Its log says why: is the disk full?"
+        return Finding("store", Health.ILL, "the running solemate cannot use it", advice)
+    return Finding("store", Health.OK, "in use by the running solemate")
+
+
+def _unwell(running: Mapping[str, Any], *conditions: str) -> list[str]:
+    """The parts that a running solemate calls so."""
+    parts = running.get("parts", {})
+    return [name for name, part in parts.items() if part.get("status") in conditions]
 
 
 def _old_tables(address: str) -> str:
@@ -290,10 +318,23 @@ def _folder_or_hub(part: str, name: str, without: str, key: str) -> Finding:
 
 
 def _is_cached(name: str) -> bool:
-    """Whether a hub model lies in the cache; nobody is asked."""
+    """Whether a hub model lies in the cache, with all of its weights; nobody is asked."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    config = try_to_load_from_cache(name, "config.json")
+    return isinstance(config, str) and _has_weights(Path(config).parent)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a download has ended: one that was cut leaves an index, and links to nothing."""
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / kind).is_file():
+            return True
+        index = folder / f"{kind}.index.json"
+        if index.is_file():
+            files = set(json.loads(index.read_bytes())["weight_map"].values())
+            return all((folder / one).is_file() for one in files)
+    return False
 
 
 def _device(settings: Settings) -> Finding:
@@ -335,16 +376,20 @@ async def _model(settings: Settings, url: str) -> Finding:
             f"It must serve model.base_model, which is {settings.model.base_model!r}.",
         )
     if not await _is_admitted(settings, url):
-        advice = "Check MODEL_ADMIN_KEY: without it no adapter can be given to this server."
-        return Finding("model", Health.WARNING, f"{url} refuses our admin key", advice)
+        known = settings.secrets.MODEL_ADMIN_KEY is not None
+        found = "refuses our admin key" if known else "wants a key for adapters, which we lack"
+        advice = (
+            f"{'Check' if known else 'Set'} MODEL_ADMIN_KEY, here and for `solemate serve`: "
+            "without it no adapter can be given to this server."
+        )
+        return Finding("model", Health.WARNING, f"{url} {found}", advice)
     return Finding("model", Health.OK, f"{url} serves {', '.join(names)}")
 
 
 async def _is_admitted(settings: Settings, url: str) -> bool:
     """Whether the key that loads adapters is taken; nothing is loaded or unloaded to find out."""
-    if settings.secrets.MODEL_ADMIN_KEY is None:
-        return True
-    headers = {"Authorization": f"Bearer {settings.secrets.model_keys[1]}"}
+    key = settings.secrets.model_keys[1]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     nobody = {"lora_name": "an adapter that nobody has"}
     async with httpx.AsyncClient(timeout=5, headers=headers) as client:
         with suppress(httpx.HTTPError):
@@ -376,12 +421,33 @@ def _model_at_rest(settings: Settings, url: str) -> Finding:
     return Finding("model", Health.OK, f"{settings.model.expert}, started when it is needed")
 
 
-async def _adapter(settings: Settings, url: str) -> Finding:
-    """Whether the adapter answers. Without it the base model does, so it is never in the way."""
+def _live(settings: Settings) -> Adapter | Finding | None:
+    """The adapter that should answer, by the last promotion or by the settings."""
     try:
-        adapter = live_adapter(settings.model)
+        default = live_adapter(settings.model)
     except ConfigError as exc:
         return Finding("adapter", Health.ILL, f"{settings.model.adapter} is no name", str(exc))
+    address = settings.database.address
+    file = make_url(address).database
+    if address.startswith("sqlite") and not (file and Path(file).exists()):
+        return default
+    try:
+        with reading(address) as connection:
+            route = last_route(connection) if check_tables(connection) else None
+            known = registered(connection, [route.live]) if route else {}
+    except StoreError as exc:
+        found = "who answers people is not known"
+        return Finding("adapter", Health.WARNING, found, str(exc))
+    if route is None or (default is not None and route.live == default.name):
+        return default
+    if route.live and route.live not in known:
+        advice = "`solemate adapters list` shows those that there are: promote one of them."
+        return Finding("adapter", Health.WARNING, f"nobody registered {route.live}", advice)
+    return known.get(route.live)
+
+
+async def _adapter(settings: Settings, url: str, adapter: Adapter | None) -> Finding:
+    """Whether the adapter answers. Without it the base model does, so it is never in the way."""
     if adapter is None:
         return Finding("adapter", Health.OK, "none: the model answers as it is")
     served: list[str] = []
@@ -393,12 +459,23 @@ async def _adapter(settings: Settings, url: str) -> Finding:
     if adapter.path is None:
         advice = f'Start that server with it, or set model.adapter = "". {without}'
         return Finding("adapter", Health.WARNING, f"{url} has no {adapter.name}", advice)
-    if settings.model.embedded or adapter.path.is_dir():
+    mend = 'Mend model.adapter_path, or set model.adapter = "".'
+    if adapter.name != settings.model.adapter:
+        mend = "Promote another, or go back with `solemate adapters rollback`."
+    here = await asyncio.to_thread(adapter.path.is_dir)
+    if settings.model.embedded or here:
+        # The shipped server has one model, whatever the adapter was trained on.
+        expert = str(at_root(settings.model.expert))
+        fitted = replace(adapter, base_model=expert) if settings.model.embedded else adapter
         try:
-            await asyncio.to_thread(check_adapter, adapter)
+            await asyncio.to_thread(check_adapter, fitted)
         except AdapterRejected as exc:
-            advice = f'{exc} Mend model.adapter_path, or set model.adapter = "". {without}'
-            return Finding("adapter", Health.WARNING, f"{adapter.name} cannot be used", advice)
+            found = f"{adapter.name} cannot be used"
+            return Finding("adapter", Health.WARNING, found, f"{exc} {mend} {without}")
+    if not here:
+        found = f"{adapter.name} of {adapter.base_model}: no folder {adapter.path} here"
+        advice = f"It has to be there on the model server's machine. {mend} {without}"
+        return Finding("adapter", Health.WARNING, found, advice)
     if served:
         advice = f"Its log says why, or `solemate up` loads it. {without}"
         return Finding("adapter", Health.WARNING, f"{url} has not loaded {adapter.name}", advice)
@@ -407,8 +484,12 @@ async def _adapter(settings: Settings, url: str) -> Finding:
 
 async def _page(settings: Settings) -> Finding:
     address = settings.web.address
-    if await _solemate_answers(settings):
-        return Finding("page", Health.OK, f"solemate is running at {address}")
+    if (running := await health_at(address)) is not None:
+        found = f"solemate is running at {address}"
+        if down := _unwell(running, "down"):
+            advice = f"It answers nobody: see {address}/health, and its log."
+            return Finding("page", Health.ILL, f"{found}, without {', '.join(down)}", advice)
+        return Finding("page", Health.OK, found)
     if port_is_free(settings.web.host, settings.web.port):
         return Finding("page", Health.OK, f"{address} is free")
     return Finding(
@@ -417,7 +498,3 @@ async def _page(settings: Settings) -> Finding:
         f"port {settings.web.port} is taken by another program",
         "Choose another with SOLEMATE__WEB__PORT.",
     )
-
-
-async def _solemate_answers(settings: Settings) -> bool:
-    return await answers_at(settings.web.address)

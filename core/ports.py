@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 
 from core.errors import ConfigError
 
 _BACKLOG = 2048
+# A health page waits eight seconds for a part that does not answer.
+_HEALTH_SECONDS = 10
 
 
 @contextmanager
@@ -48,12 +51,18 @@ def free_port(host: str) -> int:
 
 async def answers_at(address: str) -> bool:
     """Whether a solemate is running at this address."""
+    return await health_at(address) is not None
+
+
+async def health_at(address: str) -> dict[str, Any] | None:
+    """What the solemate at this address says of its health; None where there is none."""
     try:
-        async with httpx.AsyncClient(timeout=2) as client:
+        async with httpx.AsyncClient(timeout=_HEALTH_SECONDS) as client:
             health = (await client.get(f"{address}/health")).json()
     except (httpx.HTTPError, ValueError):
-        return False
-    return isinstance(health, dict) and health.get("service") == "solemate"
+        return None
+    known = isinstance(health, dict) and health.get("service") == "solemate"
+    return health if known else None
 
 
 def _reason(exc: OSError | OverflowError) -> str:

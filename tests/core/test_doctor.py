@@ -17,6 +17,7 @@ from core.database import migrate, revision_of
 from core.doctor import Finding, Health, examine
 from core.settings import load_settings
 from core.store import Store
+from core.tables import adapters, routes
 from tests.collector import collecting
 from tests.conftest import RedisServer
 from tests.core.lora_folders import write_adapter, write_base
@@ -122,6 +123,7 @@ async def test_each_of_several_model_servers_is_named(
 ) -> None:
     environment = {
         "MODEL_API_KEY": key,
+        "MODEL_ADMIN_KEY": "loop",
         "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
         "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
         "SOLEMATE__MODEL__BASE_URL": f"{model_server}, http://127.0.0.1:9/v1",
@@ -155,6 +157,141 @@ async def test_the_key_that_loads_adapters_is_tried_and_loads_none(
     (found,) = [one for one in every if one.part == "model"]
     assert found.health is health
     assert advice in found.advice
+
+
+@pytest.mark.parametrize("key", ["", "loop"])
+async def test_a_server_that_wants_a_key_for_adapters_is_no_good_without_one(
+    tmp_path: Path, model_server: str, key: str
+) -> None:
+    environment = {
+        "MODEL_API_KEY": "right",
+        **({"MODEL_ADMIN_KEY": key} if key else {}),
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__MODEL__BASE_URL": model_server,
+    }
+    every = await examine(load_settings(environment=environment))
+    (found,) = [one for one in every if one.part == "model"]
+    assert found.health is (Health.OK if key else Health.WARNING)
+    assert key or "Set MODEL_ADMIN_KEY" in found.advice
+
+
+async def promote(url: str, name: str, *, path: Path | str = "", base: str = "") -> None:
+    """This adapter was the last to be promoted; it is registered where it has a folder."""
+
+    def work(connection: sa.Connection) -> None:
+        if path:
+            row = {"name": name, "path": str(path), "base": base, "digest": "", "manifest": {}}
+            connection.execute(sa.insert(adapters).values(**row, state="live", created_at=1.0))
+        route = {"live": name, "previous": "", "canary": "", "share": 0.0, "routed_at": 1.0}
+        connection.execute(sa.insert(routes).values(route))
+
+    async with Store(url, exclusive=False) as store:
+        await store.run(work)
+
+
+async def test_the_adapter_that_was_promoted_is_looked_at(tmp_path: Path, store_url: str) -> None:
+    theirs = write_adapter(tmp_path / "theirs", write_base(tmp_path / "their-base"))
+    assert theirs.path is not None
+    await promote(store_url, "v7", path=theirs.path, base=theirs.base_model)
+    found = (await findings(tmp_path, DATABASE__URL=store_url))["adapter"]
+    assert (found.health, found.found) == (Health.WARNING, "v7 cannot be used")
+    assert "their-base" in found.advice
+    assert "adapters rollback" in found.advice
+    await promote(store_url, "")
+    found = (await findings(tmp_path, DATABASE__URL=store_url))["adapter"]
+    assert (found.health, found.found) == (Health.OK, "none: the model answers as it is")
+
+
+async def test_a_promoted_adapter_whose_folder_is_not_here_is_named(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/solemate.db"
+    await promote(url, "v7", path="/nonexistent/v7", base="/some/base")
+    found = (await findings(tmp_path, MODEL__EMBEDDED="false"))["adapter"]
+    assert found.health is Health.WARNING
+    assert found.found == "v7 of /some/base: no folder /nonexistent/v7 here"
+
+
+async def test_a_promoted_adapter_that_nobody_registered_is_named(tmp_path: Path) -> None:
+    await promote(f"sqlite:///{tmp_path}/solemate.db", "v7")
+    found = (await findings(tmp_path))["adapter"]
+    assert (found.health, found.found) == (Health.WARNING, "nobody registered v7")
+
+
+def cached(home: Path, *files: str) -> None:
+    """A model of a hub in the cache, as far as these files of it came."""
+    model = home / "models--some--model"
+    for name in files:
+        file = model / "snapshots" / "abc" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}')
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+
+
+@pytest.mark.parametrize(
+    ("files", "health"),
+    [
+        (("config.json",), Health.WARNING),
+        (("config.json", "model.safetensors"), Health.OK),
+        (("config.json", "pytorch_model.bin"), Health.OK),
+        (("config.json", "model.safetensors.index.json", "part-1.safetensors"), Health.WARNING),
+        (
+            (
+                "config.json",
+                "model.safetensors.index.json",
+                "part-1.safetensors",
+                "part-2.safetensors",
+            ),
+            Health.OK,
+        ),
+    ],
+)
+async def test_a_model_without_its_weights_is_not_downloaded_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], health: Health
+) -> None:
+    cached(tmp_path / "hub", *files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = await findings(tmp_path, RETRIEVAL__EMBEDDING_MODEL="some/model")
+    assert found["embeddings"].health is health
+
+
+@pytest.fixture
+def running_solemate() -> Iterator[str]:
+    """The port of a solemate that says it cannot use its database."""
+    body = b'{"service": "solemate", "status": "down", "parts": {"store": {"status": "down"}}}'
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield str(server.server_address[1])
+        server.shutdown()
+
+
+async def test_a_running_solemate_that_is_down_makes_nothing_well(
+    tmp_path: Path, running_solemate: str
+) -> None:
+    found = await findings(tmp_path, WEB__PORT=running_solemate)
+    assert found["store"].health is Health.ILL
+    assert found["page"].health is Health.ILL
+    assert "without store" in found["page"].found
+
+
+async def test_postgresql_is_asked_whatever_a_running_solemate_says(
+    tmp_path: Path, running_solemate: str, postgres_url: str
+) -> None:
+    found = await findings(tmp_path, WEB__PORT=running_solemate, DATABASE__URL=postgres_url)
+    assert found["store"].health is Health.OK
+    away = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    found = await findings(tmp_path, WEB__PORT=running_solemate, DATABASE__URL=away)
+    assert found["store"].health is Health.ILL
 
 
 async def test_an_adapter_of_another_base_model_is_named(tmp_path: Path) -> None:
