@@ -312,6 +312,16 @@ def test_the_server_s_image_has_what_a_recipe_asks_for(name: str) -> None:
     assert needed <= {re.split("[=<>]", one)[0] for one in installed}
 
 
+def test_ray_lets_a_job_wait_for_a_card_longer_than_a_training_takes() -> None:
+    training = load_settings(profile="production", environment={}).training
+    for name in ("systemd/solemate-ray.service", "docker/server.Dockerfile"):
+        found = re.search(
+            r"RAY_JOB_START_TIMEOUT_SECONDS=(\d+)", (DEPLOY / name).read_text("utf-8")
+        )
+        assert found, name
+        assert int(found[1]) > training.timeout_minutes * 60
+
+
 def test_what_makes_a_backup_sees_all_that_is_kept(compose: dict[str, Any]) -> None:
     kept = {"/state", "/state/adapters", "/state/runs", "/backups"}
     volumes = compose["services"]["backup"]["volumes"]

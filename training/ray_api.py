@@ -17,6 +17,10 @@ from core.settings import Settings
 REQUEST_SECONDS = 30.0
 _WAITING = "PENDING"
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+# After RAY_JOB_START_TIMEOUT_SECONDS of the head, a quarter of an hour unless that is set. Older
+# versions say it in words alone (ray/dashboard/modules/job/job_manager.py).
+_WAITED = "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"
+_WAITED_WORDS = "failed to start within"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class JobInfo(BaseModel):
 
     status: str
     message: str | None = None
+    error_type: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -44,6 +49,12 @@ class JobInfo(BaseModel):
         """Whether it waits for room on the cluster."""
         return self.status == _WAITING
 
+    @property
+    def never_began(self) -> bool:
+        """Whether Ray gave it up because it had waited for room for too long."""
+        told = self.error_type == _WAITED or _WAITED_WORDS in (self.message or "")
+        return self.ended and told
+
 
 class RayApi:
     """The calls; each raises `ClusterUnavailable` where the cluster is away or refuses us."""
@@ -53,10 +64,18 @@ class RayApi:
         self._address = address
 
     async def submit(self, job_id: str, body: dict[str, Any]) -> None:
-        """Submit a job; one that Ray has by this id already is left as it is."""
-        answer = await self._send("POST", "/api/jobs/", {"submission_id": job_id, **body})
+        """Submit a job; one that Ray has by this id already is left as it is.
+
+        Unless it never began: then it is submitted again.
+        """
+        job = {"submission_id": job_id, **body}
+        answer = await self._send("POST", "/api/jobs/", job)
         # Ray answers 500 for an id that it knows.
-        if answer.is_error and await self.info(job_id) is None:
+        known = await self.info(job_id) if answer.is_error else None
+        if known is not None and known.never_began:
+            await self.forget(job_id)
+            answer, known = await self._send("POST", "/api/jobs/", job), None
+        if answer.is_error and known is None:
             raise ClusterUnavailable(
                 f"{self._address} did not take the job {job_id!r}: "
                 f"{last_line(answer.text)!r}. Look at its log."

@@ -86,7 +86,7 @@ class RayLauncher:
             info = await api.info(job.id)
         if info is not None and not info.ended:
             return JobStatus(JobState.RUNNING)
-        if info is None and number_in(job.folder / PID) is None:
+        if (info is None or info.never_began) and number_in(job.folder / PID) is None:
             return JobStatus(JobState.NEW)
         if (code := await self._exit_code(job)) is not None:
             return JobStatus(JobState.ENDED, code)
@@ -175,6 +175,9 @@ class RayLauncher:
         except ClusterUnavailable as exc:
             return False, str(exc)
         if info is None:
+            return True, ""
+        if info.never_began:
+            log.warning("job_waited_too_long", job=job.id, advice="It is submitted again.")
             return True, ""
         if info.ended:
             await self._keep_last_words(job, info)

@@ -36,6 +36,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     && useradd --system --uid 10001 --home-dir /state --create-home solemate \
     && install --directory --owner 10001 --mode 0700 /state/adapters /state/runs /state/datasets
 
+# A job may wait a week for a free card; Ray calls one failed after a quarter of an hour.
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SOLEMATE_PROFILE=production \
@@ -43,7 +44,8 @@ ENV PATH=/app/.venv/bin:$PATH \
     SOLEMATE__LOGGING__FILE= \
     HF_HOME=/state/huggingface \
     RAY_AUTH_MODE=token \
-    RAY_DISABLE_USAGE_STATS=1
+    RAY_DISABLE_USAGE_STATS=1 \
+    RAY_JOB_START_TIMEOUT_SECONDS=604800
 USER 10001
 VOLUME /state
 EXPOSE 8000 8265

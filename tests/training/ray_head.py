@@ -25,7 +25,7 @@ _START_SECONDS = 600
 
 
 @contextmanager
-def ray_head(cpus: int = 2) -> Iterator[Cluster]:
+def ray_head(cpus: int = 2, **environment: str) -> Iterator[Cluster]:
     """A head without GPUs that lets nobody in without `TOKEN`."""
     # Ray's sockets lie below it, and a socket's path is short.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -43,7 +43,7 @@ def ray_head(cpus: int = 2) -> Iterator[Cluster]:
                 *(f"--dashboard-port={dashboard}", f"--temp-dir={folder}"),
                 *("--min-worker-port=0", "--max-worker-port=0"),
             ],
-            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **environment},
             stdout=words,
             stderr=words,
             start_new_session=True,

@@ -222,6 +222,58 @@ def launcher_of(ray: Callable[[httpx.Request], httpx.Response], pace: Pace = QUI
     return RayLauncher(Cluster("http://ray"), pace, httpx.MockTransport(ray))
 
 
+@pytest.mark.nightly
+async def test_a_job_that_a_head_would_not_wait_for_is_new_and_submitted_again(
+    tmp_path: Path,
+) -> None:
+    one = job(tmp_path / "a", "print('never')")
+    with ray_head(RAY_JOB_START_TIMEOUT_SECONDS="3") as cluster:
+        launcher = RayLauncher(replace(cluster, gpus=1), QUICK)
+        for _ in range(2):
+            await launcher.submit(one)
+            assert (await launcher.status(one)).state is JobState.RUNNING
+            assert await words_of(launcher, one) == b""
+            assert (await launcher.status(one)).state is JobState.NEW
+
+
+class Impatient:
+    """A Ray that gave a job up because no GPU became free, and takes it again once it forgot it."""
+
+    def __init__(self, info: dict[str, str]) -> None:
+        self.info: dict[str, str] | None = info
+        self.submitted = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "DELETE":
+            self.info = None
+        elif request.method == "POST":
+            if self.info is not None:
+                return httpx.Response(500, text="ValueError: Job already exists.")
+            self.submitted += 1
+        elif self.info is None:
+            return httpx.Response(404)
+        return httpx.Response(200, json=self.info or {})
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"message": "Job supervisor actor failed to start within 900.0 seconds. This timeout …"},
+        {"message": "another version's words", "error_type": "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"},
+    ],
+    ids=["words", "type"],
+)
+async def test_a_job_that_waited_too_long_is_no_crash_and_submitted_again(
+    tmp_path: Path, info: dict[str, str]
+) -> None:
+    one, ray = job(tmp_path / "a", ""), Impatient({"status": "FAILED", **info})
+    launcher = launcher_of(ray)
+    assert await launcher.status(one) == JobStatus(JobState.NEW)
+    assert await words_of(launcher, one) == b""
+    await launcher.submit(one)
+    assert ray.submitted == 1
+
+
 @pytest.mark.parametrize("status", ["FAILED", "STOPPED", "SUCCEEDED", "unknown", "RUNNING"])
 async def test_a_job_whose_folder_says_that_it_ended_has_ended(tmp_path: Path, status: str) -> None:
     one = job(tmp_path / "a", "")
