@@ -47,8 +47,6 @@ _WORTH_COMPARING = 0.02
 _TELLING = 2.0
 # A passage says what is asked that has so much of its words.
 _MOSTLY = 0.6
-# One that has less of them only shares a character: 温水 with 防水.
-_PARTLY = 0.4
 # Where more passages than this, and than this share of all, hold all that a question says, it
 # singles out none: 鞋, "size", "shoes".
 _MANY, _SHARE = 10, 0.025
@@ -227,7 +225,8 @@ class Retriever:
         others = [hit for hit in listed if is_called(hit.chunk.title, text)]
         others = others[: self._options.top_k]
         if not others:
-            return (relevance, best) if max(said) >= _PARTLY else (Relevance.REFUSE, ())
+            shares = any(self._shares_a_word(text, hit) for hit in best)
+            return (relevance, best) if shares else (Relevance.REFUSE, ())
         sure = confidence([hit.probability for hit in others])
         answers = sure >= self._snapshot.calibration.answer_from
         return Relevance.ANSWER if answers else Relevance.CLARIFY, tuple(others)
@@ -243,6 +242,18 @@ class Retriever:
             return sum(asked[term] for term in shared) < least
 
         return tuple(sorted(hits, key=lacks))
+
+    def _shares_a_word(self, text: str, hit: Hit) -> bool:
+        """Whether a hit has some word of a follow-up's own, or means it: not 防水 in 温水."""
+        if (said := self._said(text, hit)) in (0.0, 1.0):
+            return bool(said)
+        analyzer, chunk = self._snapshot.index.recipe.analyzer, hit.chunk
+        held = analyzer.passage(chunk.title, chunk.text, chunk.keywords)
+        return any(
+            term in held
+            for term in analyzer.question(subject_of(text))
+            if is_concept(term) or (is_word(term) if term.isascii() else len(term) > 1)
+        )
 
     def _said(self, text: str, hit: Hit) -> float:
         """The share of a follow-up's own terms, by weight, that a hit has, or of what they mean.
