@@ -341,13 +341,24 @@ class Engine:
             draft.text = say("other_language", draft.language)
         elif found.relevance is Relevance.CLARIFY:
             readable = [one for one in found.passages if one.lang == draft.language]
-            offered = readable or found.passages
-            draft.suggestions = tuple(dict.fromkeys(passage.title for passage in offered))
+            offered = dict.fromkeys(passage.title for passage in readable or found.passages)
+            # White shoes are no choice for whoever shows black ones.
+            draft.suggestions = tuple(one for one in offered if not self._denied(draft, one))
             draft.outcome = Outcome.CLARIFY
-            draft.text = draft.lead + ask_back(draft.suggestions, draft.language)
+            asked = ask_back(draft.suggestions, draft.language) if draft.suggestions else ""
+            draft.text = draft.lead + (asked or self._seen(draft))
         else:
             draft.outcome = Outcome.REFUSED
             draft.text = say("refused", draft.language)
+
+    def _denied(self, draft: _Draft, title: str) -> bool:
+        """Whether a title names another colour or type than the photo, which nobody denied."""
+        text, groups = draft.message.text, self._vision.groups
+        return any(
+            contradicted(tag, title, groups) and not contradicted(tag, text, groups)
+            for tag in draft.tags
+            if tag.sure
+        )
 
     def _differs(self, draft: _Draft) -> str:
         """What was seen, where the person's words say otherwise; the words win."""

@@ -379,6 +379,33 @@ async def test_choices_are_in_the_askers_language_where_there_are_some(
     assert (reply.outcome, reply.suggestions) == (Outcome.CLARIFY, offered)
 
 
+@pytest.mark.parametrize(
+    ("text", "titles", "offered"),
+    [
+        ("这双鞋怎么保养？", "红色鞋 帆布鞋", ("帆布鞋",)),
+        ("这双鞋怎么保养？", "红色鞋", ()),
+        ("这双红色的鞋怎么保养？", "红色鞋 帆布鞋", ("红色鞋", "帆布鞋")),
+    ],
+)
+async def test_what_the_photo_denies_is_no_choice(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    titles: str,
+    offered: tuple[str, ...],
+) -> None:
+    found = tuple(Passage(one, one, "text", "test", "", "zh", 0.1) for one in titles.split())
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    reply = await expert.say(text, photo())
+    assert (reply.outcome, reply.suggestions) == (Outcome.CLARIFY, offered)
+    assert offered or "蓝色" in reply.text
+
+
 @pytest.mark.parametrize("text", ["", "你好！", "这是什么颜色？", "这是什么鞋", "帮我看看这双鞋"])
 async def test_a_photo_without_a_question_is_described_and_asked_about(
     store: Store, text: str
