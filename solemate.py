@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from core.expert import Opened
     from core.inbox import Inbox
     from core.messages import ImageTag, Platform
+    from core.redis_link import RedisLink
     from core.store import Store
 
 # Modules that load torch are imported where they are needed: `solemate --help` takes no second.
@@ -312,10 +313,7 @@ async def _up(settings: Settings) -> None:
             opened = await stack.enter_async_context(open_expert(settings, embedded_server))
             await note_policy(opened.store, settings, who=starter())
             await opened.vision.warm()
-        if not settings.model.embedded:
-            from core.doctor import warn_of_models
-
-            await warn_of_models(settings)
+        await warn_of_others(settings, opened.link)
         tracing = stack.enter_context(open_tracing(settings, "solemate"))
         owner = uuid.uuid4().hex
         inbox = Inbox(opened.store, owner=owner, depth=settings.limits.lane_depth)
@@ -371,6 +369,16 @@ def _platforms(settings: Settings) -> dict[Platform, OpenFront]:
 
         found[Platform.SLACK] = partial(slack.open_front, settings)
     return found
+
+
+async def warn_of_others(settings: Settings, link: RedisLink | None) -> None:
+    """Say what is wrong with servers that we do not start; people are answered without them."""
+    from core.doctor import examine_redis, warn_of, warn_of_models
+
+    if link is not None:
+        warn_of(await examine_redis(link))
+    if not settings.model.embedded:
+        await warn_of_models(settings)
 
 
 def _probes(settings: Settings) -> dict[str, Probe]:

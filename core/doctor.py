@@ -105,7 +105,8 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _disk(settings.state)
     yield await _store(settings)
     if link := open_link(settings):
-        yield await _redis(link)
+        async with link:
+            yield await examine_redis(link)
     if settings.tracing.endpoint:
         yield await _tracing(settings)
     yield await asyncio.to_thread(_knowledge, settings)
@@ -235,17 +236,17 @@ def _old_tables(address: str) -> str:
     return f"its tables are of version {found}, this program's of {newest}"
 
 
-async def _redis(link: RedisLink) -> Finding:
+async def examine_redis(link: RedisLink) -> Finding:
+    """Whether Redis takes what is written there."""
     where = link.url.rpartition("@")[2].removeprefix("redis://")
-    async with link:
-        try:
-            await link.check()
-        except RedisUnavailable as exc:
-            advice = (
-                f"{exc} Check redis.url and REDIS_PASSWORD; meanwhile each process counts limits "
-                "for itself."
-            )
-            return Finding("redis", Health.WARNING, f"{where} cannot be used", advice)
+    try:
+        await link.check()
+    except RedisUnavailable as exc:
+        advice = (
+            f"{exc} Check redis.url and REDIS_PASSWORD; meanwhile each process counts limits "
+            "for itself."
+        )
+        return Finding("redis", Health.WARNING, f"{where} cannot be used", advice)
     return Finding("redis", Health.OK, where)
 
 

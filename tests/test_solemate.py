@@ -27,10 +27,11 @@ from core.expert import open_model
 from core.inbox import Inbox
 from core.opening import on_disk, open_retriever, take_up
 from core.ports import port_is_free
+from core.redis_link import RedisLink
 from core.retrieval import Retriever
 from core.settings import Settings, load_settings
 from core.store import Store
-from solemate import forget, main
+from solemate import forget, main, warn_of_others
 from tests.core.documents import write_objects
 from training.opening import embedded_server, open_training
 
@@ -511,6 +512,16 @@ async def test_a_model_server_that_is_away_is_named_at_the_start_and_stops_nothi
     assert (
         said == f"model: no answer from {url}. Start the model server, or correct model.base_url."
     )
+
+
+async def test_a_redis_that_is_away_is_named_at_the_start_and_stops_nothing(
+    alone: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"127.0.0.1:{free_port()}/0"
+    async with RedisLink(f"redis://{where}") as link:
+        await warn_of_others(alone, link)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"redis: {where} cannot be used. Redis does not answer")
 
 
 async def test_the_embedded_server_is_one_and_not_several(alone: Settings) -> None:
