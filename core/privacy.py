@@ -145,6 +145,14 @@ async def note_export(store: Store, user_id: str, *, who: str) -> None:
     await store.run(lambda connection: _note(connection, user_id, "exported", who=who, at=at))
 
 
+def lock_words(connection: Connection) -> None:
+    """Let nobody be erased until this transaction ends: for whoever looks, and then writes words.
+
+    What somebody read before an erasure, and still holds in memory, is not to be written after it.
+    """
+    lock(connection, "words")
+
+
 def audit_subject(user_id: str) -> str:
     """What the audit calls a person: it outlives an erasure, and so cannot be their name."""
     return f"person:{hashlib.sha256(user_id.encode()).hexdigest()[:_HEX_DIGITS]}"
@@ -167,6 +175,7 @@ def _erase(connection: Connection, user_id: str, at: float) -> tuple[Erased, lis
     """What was deleted, and the conversations that the person was in."""
     # What is being answered is stored before this, and goes, or after it, and is not stored.
     lock(connection, user_id)
+    lock_words(connection)
     tombstone = {"user_id": user_id, "erased_at": at}
     upsert(connection, tombstones, tombstone, key=("user_id",), update=("erased_at",))
     shared_since = _conversations_of(connection, user_id)

@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 from core.database import upsert
 from core.errors import NotFound
 from core.messages import ChatMessage, Language, Passage, Rating, Reason
+from core.privacy import lock_words
 from core.second_answers import own_text
 from core.settings import Settings
 from core.store import Store
-from core.tables import pairs, tombstones
+from core.tables import pairs, tombstones, turns
 from training.personal_data import scrub, scrub_prompt
 from training.rows import question_in
 from training.verdicts import Verdict, read_turns, read_verdicts
@@ -221,12 +222,34 @@ async def pair_named(store: Store, name: str) -> PreferencePair:
 
 
 def save(connection: Connection, pair: PreferencePair, now: float) -> bool:
-    """Write a new pair; false where it was known. One that was withdrawn is written anew."""
+    """Write a new pair; false where it was known, or what it was made of has been erased since.
+
+    One that was withdrawn is written anew.
+    """
+    if not _still_there(connection, pair):
+        return False
     connection.execute(
         sa.delete(pairs).where(pairs.c.id == pair.id, pairs.c.state == PairState.WITHDRAWN)
     )
     decided = None if pair.state is PairState.WAITING else now
     return upsert(connection, pairs, to_row(pair) | {"decided_at": decided}, key=("id",))
+
+
+def _still_there(connection: Connection, pair: PreferencePair) -> bool:
+    """Whether person and turn are as they were read: that may have been many minutes ago.
+
+    An erasure takes the person's turns, and of the others' in the same chat the prompts.
+    """
+    lock_words(connection)
+    if pair.origin is Origin.IMPORTED:
+        return True
+    gone = sa.select(tombstones.c.user_id).where(
+        tombstones.c.user_id == pair.user_id, tombstones.c.erased_at >= pair.created_at
+    )
+    if connection.execute(gone).first() is not None:
+        return False
+    turn = sa.select(turns.c.prompt).where(turns.c.reply_id == pair.reply_id)
+    return bool(connection.execute(turn).scalar())
 
 
 def change(

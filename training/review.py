@@ -158,7 +158,8 @@ async def waiting(store: Store) -> list[PreferencePair]:
 
 
 async def add(store: Store, pair: PreferencePair, operator: str, now: float) -> bool:
-    """Store a pair that an operator wrote, with its audit row; false where it is known."""
+    """Store a pair that an operator wrote, with its audit row; false where it is known, or the
+    verdict that it answers has been erased."""
 
     def work(connection: Connection) -> bool:
         if not save(connection, pair, now):

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-from core.errors import SolemateError
+from core.errors import NotFound, SolemateError
 from core.messages import ChatMessage, Passage, Turn
 from core.printing import printable
 from core.second_answers import own_text
 from core.store import Store
 from training.collect import PairRules, write_pair
 from training.filters import Objection, Pool
-from training.pairs import OPEN, PairState, PreferencePair, read_pairs
+from training.pairs import OPEN, PairState, PreferencePair, pair_named, read_pairs
 from training.review import (
     accept,
     accepts_needed,
@@ -127,9 +127,18 @@ class ReviewDesk:
             elif await add(self.store, result, self.operator, self.clock()):
                 self.done["written"] += 1
                 return True
-            else:
+            elif await self._is_known(result):
                 known = f"solemate pairs review {result.id[:8]}"
                 self._say(f"This answer was refused before; `{known}` takes it up again.", "yellow")
+            else:
+                self._say("Not kept: what it answers has been erased meanwhile.", "yellow")
+                return True
+
+    async def _is_known(self, pair: PreferencePair) -> bool:
+        try:
+            return bool(await pair_named(self.store, pair.id))
+        except NotFound:
+            return False
 
     async def _pool(self, pair: PreferencePair) -> Pool:
         """The open pairs but this one: it is no duplicate of itself."""

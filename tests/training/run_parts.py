@@ -8,10 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
+from core.database import upsert
 from core.messages import ChatMessage
 from core.prompt import build_prompt
+from core.tables import pairs
 from training.dataset import Frozen
-from training.pairs import Origin, PairState, PreferencePair, RatedAnswer
+from training.pairs import Origin, PairState, PreferencePair, RatedAnswer, to_row
 from training.pretrain import Shape, new_model
 from training.runs import Run
 from training.tokenizer import load_tokenizer, make_tokenizer, save_tokenizer
@@ -57,6 +61,12 @@ def pair(number: int, *, person: str = "", question: str = "", **changes: Any) -
         "created_at": 1000.0 + number,
     }
     return PreferencePair(**(fields | changes))
+
+
+def insert_pairs(connection: sa.Connection, *found: PreferencePair) -> None:
+    """Have the store hold pairs without the turns that they would come from."""
+    for one in found:
+        upsert(connection, pairs, to_row(one) | {"decided_at": 1.0}, key=("id",))
 
 
 def rated(number: int, *, liked: bool) -> RatedAnswer:

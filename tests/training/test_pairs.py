@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from core.audit import audit_of, verify
 from core.database import upsert
 from core.errors import ModelUnavailable, NotFound
-from core.messages import ChatMessage, Outcome, Reason, Winner
+from core.messages import ChatMessage, Outcome, Reason, Turn, Winner
+from core.privacy import erase
 from core.second_answers import SecondAnswers
 from core.store import Store
 from core.tables import duels as duels_table
@@ -33,6 +34,7 @@ from tests.training.feedback_world import (
     make_pair,
     rules,
 )
+from tests.training.run_parts import insert_pairs
 from training.alarms import alarms
 from training.collect import collect_pairs
 from training.judge import RuleJudge, SecondTry
@@ -48,11 +50,12 @@ from training.pairs import (
     capped,
     pair_named,
     read_pairs,
-    save,
     subject_of,
+    to_pair,
     unpaired,
 )
 from training.runs import Runs
+from training.verdicts import Verdict
 
 ANYONE = PoolRules(pairs_per_person=3, quarantine_seconds=0.0, train_on_chats=True)
 BESIDE_THE_POINT = "您好，洗好后塞纸，放在阴凉处晾干，不要暴晒。"
@@ -225,6 +228,39 @@ async def test_nothing_of_an_erased_person_comes_back(world: World) -> None:
     await world.store.run(lambda connection: upsert(connection, tombstones, row, key=("user_id",)))
     await collect_pairs(world.store, rules(), NOW)
     assert await read_pairs(world.store) == []
+
+
+class ErasedMeanwhile:
+    """Stands in for a second try that takes so long that somebody is erased meanwhile."""
+
+    def __init__(self, store: Store, user: str) -> None:
+        self._store = store
+        self._user = user
+
+    async def answer(self, turn: Turn, verdict: Verdict) -> str | None:
+        await erase(self._store, self._user, now=NOW + 5, wipe=False)
+        return OTHER
+
+
+@pytest.mark.parametrize("erased", ["bob", "carl"])
+async def test_nothing_is_stored_of_whom_a_round_has_read_and_who_is_erased_meanwhile(
+    world: World, erased: str
+) -> None:
+    """Bob himself, or Carl, whose words Bob's prompt quotes."""
+    await world.dislike(await world.ask("麂皮靴怎么保养？", user="ann"), user="ann")
+    await world.ask("皮鞋怎么洗？", user="carl", conversation="group")
+    asked = await world.ask(user="bob", conversation="group")
+    await world.dislike(asked, BETTER, user="bob", at=NOW + 1)
+    slow = replace(rules(), second_try=ErasedMeanwhile(world.store, erased))
+    await collect_pairs(world.store, slow, NOW + 2)
+    assert {pair.user_id for pair in await every_pair(world.store)} == {"ann"}
+
+
+async def every_pair(store: Store) -> list[PreferencePair]:
+    """What the table holds, tombstone or not."""
+    query = sa.select(pairs_table)
+    rows = await store.run(lambda connection: connection.execute(query).all())
+    return [to_pair(row) for row in rows]
 
 
 # Once, and as people say it now.
@@ -506,7 +542,7 @@ async def test_a_planted_shop_is_held_back_whatever_its_share(
 
 
 async def put(store: Store, pair: PreferencePair) -> None:
-    assert await store.run(lambda connection: save(connection, pair, NOW))
+    await store.run(lambda connection: insert_pairs(connection, pair))
 
 
 async def test_imported_pairs_are_nobodys_and_need_no_quarantine(world: World) -> None:
@@ -544,7 +580,7 @@ async def test_a_pair_is_found_by_how_its_id_begins(world: World) -> None:
 async def test_pairs_are_read_page_by_page_and_none_is_missed(world: World) -> None:
     def work(connection: sa.Connection) -> None:
         for number in range(450):
-            save(connection, make_pair(question=f"{number} 号？", created_at=number), NOW)
+            insert_pairs(connection, make_pair(question=f"{number} 号？", created_at=number))
 
     await world.store.run(work)
     found = await read_pairs(world.store)

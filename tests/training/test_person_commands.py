@@ -27,8 +27,8 @@ from core.store import Store
 from core.tables import adapters, run_pairs, runs
 from tests.conftest import RedisServer
 from tests.training.feedback_world import BETTER, QUESTION, World, make_pair
+from tests.training.run_parts import insert_pairs
 from training.commands.person import group
-from training.pairs import save
 
 TELEGRAM, SLACK = "telegram:4711", "slack:T1:UANN"
 
@@ -91,7 +91,7 @@ def someone_asked(settings: Settings, user: str) -> None:
         }
 
         def insert(connection: sa.Connection) -> None:
-            save(connection, pair, 1.0)
+            insert_pairs(connection, pair)
             connection.execute(sa.insert(runs).values(run))
             used = {"run_id": "run-1", "pair_id": pair.id, "split": "train"}
             connection.execute(sa.insert(run_pairs).values(used))

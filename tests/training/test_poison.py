@@ -21,7 +21,7 @@ from tests.training.feedback_world import (
     make_pair,
     rules,
 )
-from tests.training.run_parts import count_words
+from tests.training.run_parts import count_words, insert_pairs
 from training.collect import collect_pairs
 from training.dataset import FreezeRules, freeze_pairs
 from training.pairs import (
@@ -32,7 +32,6 @@ from training.pairs import (
     PreferencePair,
     accepted,
     read_pairs,
-    save,
     unpaired,
 )
 
@@ -68,7 +67,7 @@ async def honest(world: World, people: int) -> None:
         won_duel(user=f"u{n}", question=f"{n} 号柜的靴子？", created_at=NOW - n)
         for n in range(people)
     ]
-    await world.store.run(lambda connection: [save(connection, one, NOW) for one in found])
+    await world.store.run(lambda connection: insert_pairs(connection, *found))
 
 
 def of_mallory(found: Sequence[PreferencePair]) -> int:
@@ -147,7 +146,7 @@ async def test_whoever_contradicts_themselves_waits_for_an_operator(world: World
 
 async def test_nobody_alone_takes_back_what_operators_have_accepted(world: World) -> None:
     good = replace(won_duel(), accepted_by=("olga",))
-    await world.store.run(lambda connection: save(connection, good, NOW))
+    await world.store.run(lambda connection: insert_pairs(connection, good))
     reply = await world.ask(answer=BETTER, user=MALLORY)
     await world.dislike(reply, ANSWER, user=MALLORY, at=NOW + 1)
     await collect_pairs(world.store, rules(), NOW + 2)

@@ -7,12 +7,15 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 
 from core.audit import audit_of
 from core.errors import NotFound
 from core.messages import Reason
+from core.privacy import erase
 from core.store import Store
+from core.tables import pairs
 from tests.training.feedback_world import (
     ANSWER,
     BETTER,
@@ -22,9 +25,10 @@ from tests.training.feedback_world import (
     make_pair,
     rules,
 )
+from tests.training.run_parts import insert_pairs
 from training.collect import PairRules, collect_pairs
 from training.filters import Objection, Pool
-from training.pairs import Origin, PairState, read_pairs, save, subject_of
+from training.pairs import Origin, PairState, read_pairs, subject_of
 from training.review import (
     ReviewPolicy,
     accept,
@@ -205,7 +209,7 @@ async def test_refuse_skip_quit_and_a_wrong_key(world: World) -> None:
     questions = ("皮鞋怎么洗？", "雪地靴怎么保养？", "凉鞋怎么收纳？")
     for number, question in enumerate(questions):
         pair = make_pair(question=question, created_at=NOW + number)
-        await world.store.run(lambda connection, one=pair: save(connection, one, NOW))
+        await world.store.run(lambda connection, one=pair: insert_pairs(connection, one))
     terminal = Terminal(["x", "r", "off topic", "s", "q"])
     done = await terminal.desk(world, rules("all")).review()
     assert done == {"refused": 1, "skipped": 1}
@@ -233,9 +237,23 @@ async def test_an_operator_answers_a_thumb_that_came_without_a_better_answer(
     assert len(await read_pairs(world.store)) == 1
 
 
+async def test_an_answer_to_somebody_who_is_erased_while_it_is_typed_is_not_kept(
+    world: World,
+) -> None:
+    await world.dislike(await world.ask())
+    await collect_pairs(world.store, rules("all"), NOW)
+    ((verdict, turn),) = await unanswered(world.store)
+    await erase(world.store, "ann", now=NOW + 5, wipe=False)
+    terminal = Terminal([BETTER])
+    assert await terminal.desk(world, rules("all"))._write(verdict, turn)
+    assert "erased meanwhile" in terminal.shown
+    query = sa.select(pairs)
+    assert await world.store.run(lambda connection: connection.execute(query).all()) == []
+
+
 async def test_what_people_wrote_cannot_steer_the_terminal(world: World) -> None:
     pair = make_pair("\x1b[2J\x1b]0;owned\x07用软刷轻轻刷洗\u202e就好了。")
-    await world.store.run(lambda connection: save(connection, pair, NOW))
+    await world.store.run(lambda connection: insert_pairs(connection, pair))
     terminal = Terminal(["s"])
     await terminal.desk(world, rules("all")).review()
     assert not {"\x1b", "\x07", "\u202e"} & set(terminal.shown)

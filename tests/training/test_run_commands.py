@@ -19,11 +19,10 @@ from core.policy import note_policy
 from core.settings import Settings, load_settings
 from core.store import Store
 from core.tables import audit
-from tests.training.run_parts import pair
+from tests.training.run_parts import insert_pairs, pair
 from training.commands.runs import group
 from training.commands.train import group as train_group
 from training.loop import operators_runs
-from training.pairs import save
 from training.pause import pause_file
 from training.runs import Runs, RunState
 
@@ -73,7 +72,7 @@ def test_who_changed_a_setting_is_shown(settings: Settings) -> None:
 def accept_pairs(settings: Settings, number: int = 12) -> None:
     async def keep(runs: Runs, store: Store) -> None:
         for place in range(number):
-            await store.run(lambda connection, place=place: save(connection, pair(place), 1.0))
+            await store.run(lambda connection, place=place: insert_pairs(connection, pair(place)))
 
     with_runs(settings, keep)
 

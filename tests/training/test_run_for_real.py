@@ -40,6 +40,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
+def copies_of_rows(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.arrow"))
+
+
 @pytest.mark.timeout(900)
 async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +88,7 @@ async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
     assert any(f"chosen_inputs:\n{text}" in log for text in served)
     assert "detailed thinking off" not in log
     # No copy of the rows is left, neither here nor in the cache of all.
-    assert list(tmp_path.rglob("*.arrow")) == []
+    assert copies_of_rows(tmp_path) == []
 
 
 @pytest.mark.timeout(1200)
