@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import (
@@ -31,6 +31,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._route: Callable[[], Route] | None = None
+        self._loaded_on: Callable[[], Mapping[tuple[str, str], bool]] = dict
         ProcessCollector(registry=registry)
         self._answers = Counter(
             "solemate_answers",
@@ -95,6 +96,12 @@ class Metrics:
         self._share = self._gauge(
             "route_share", "Share of people whom an adapter answers.", "adapter", "role"
         )
+        self._loaded = self._gauge(
+            "adapter_loaded",
+            "1 where a model server has an adapter that people are sent to, 0 where it lacks it.",
+            "server",
+            "adapter",
+        )
         self._well = self._gauge(
             "platform_up", "1 while a platform can be reached and messages are taken.", "platform"
         )
@@ -156,6 +163,10 @@ class Metrics:
         """Show who answers whom."""
         self._route = route
 
+    def watch_adapters(self, loaded_on: Callable[[], Mapping[tuple[str, str], bool]]) -> None:
+        """Show which of the adapters that people are sent to each model server has."""
+        self._loaded_on = loaded_on
+
     def watch_platform(
         self,
         platform: Platform,
@@ -178,6 +189,7 @@ class Metrics:
         """All figures in Prometheus' text format."""
         if self._route is not None:
             _show(self._share, _shares(self._route()))
+        _show(self._loaded, self._loaded_on().items())
         return generate_latest(self._registry)
 
     def _gauge(self, name: str, what: str, *labels: str) -> Gauge:

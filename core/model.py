@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -46,10 +46,14 @@ class ChatModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The names that some server can be asked for, and those that need be loaded on none."""
+    """The names that some server can be asked for, and those that need be loaded on none.
+
+    `servers` says by its base URL what each has that can be asked: one may have refused an adapter.
+    """
 
     anywhere: frozenset[str]
     everywhere: frozenset[str]
+    servers: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 class ModelServer(ChatModel, Protocol):

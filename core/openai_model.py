@@ -186,7 +186,7 @@ class OpenAIChatModel:
     async def survey(self) -> Survey:
         """The names that this server has."""
         names = frozenset(await self.models())
-        return Survey(names, names)
+        return Survey(names, names, {self._base_url: names})
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Make the LoRA adapter in `path`, a folder on the server's disk, answer as `name`.

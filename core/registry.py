@@ -70,6 +70,7 @@ class Registry:
         self._route = Route(live.name if live else "")
         self._adapters: Mapping[str, Adapter] = {live.name: live} if live else {}
         self._loaded: frozenset[str] = frozenset()
+        self._servers: Mapping[str, frozenset[str]] = {}
         self._given: dict[str, float] = {}
         self._load_from: dict[str, float] = {}
         self._unreadable: dict[str, str] = {}
@@ -92,6 +93,19 @@ class Registry:
     def complete(self) -> bool:
         """Whether the live adapter can answer; without any, nothing is missing."""
         return not self._route.live or self._route.live in self._loaded
+
+    @property
+    def loaded_on(self) -> dict[tuple[str, str], bool]:
+        """Whether each model server, by its base URL, has each adapter that people are sent to.
+
+        A server that is away is left out: it has none, and nobody asks it.
+        """
+        wanted = [name for name in (self._route.live, self._route.canary) if name]
+        return {
+            (server, name): name in names
+            for server, names in self._servers.items()
+            for name in wanted
+        }
 
     def why_missing(self, name: str) -> str:
         """Why the adapter's folder cannot be read here, "" where that is not what is wrong."""
@@ -147,10 +161,12 @@ class Registry:
             return
         with suppress(ModelUnavailable):
             served = await self._model.survey()
-            self._loaded = served.anywhere
+            self._loaded, self._servers = served.anywhere, served.servers
             for name in self._route.names:
                 if name not in served.everywhere and await self._load(name):
                     self._loaded |= {name}
+                    # Of several servers some may have refused it.
+                    self._servers = (await self._model.survey()).servers
             await self._unload()
 
     @asynccontextmanager

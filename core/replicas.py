@@ -131,7 +131,7 @@ class Replicas:
         everywhere = frozenset(
             name for name in anywhere if not any(self._to_offer(one, name) for one in there)
         )
-        return Survey(anywhere, everywhere)
+        return Survey(anywhere, everywhere, {one.url: one.names or frozenset() for one in there})
 
     async def _listed(self, one: _Replica) -> ModelUnavailable | None:
         try:

@@ -516,6 +516,7 @@ def engine_page(state: Path) -> str:
     verdicts = {("v1", "up"): 3, ("v1", "down"): 1}
     metrics.holds(Gauges(0, 7, verdicts, {"accepted": 5}, states))
     metrics.watch_route(lambda: Route("v1", canary="v2", share=0.05))
+    metrics.watch_adapters(lambda: {("http://model:8000/v1", "v1"): True})
     metrics.watch_platform(Platform.TELEGRAM, lambda: "", lambda: 3.0)
     metrics.watch_machine(state)
     registry.register(GpuCollector(OneCard()))

@@ -90,15 +90,19 @@ async def adapter_health(registry: Registry) -> PartHealth:
     if registry.problem:
         advice = f"{registry.problem} No promotion or rollback may be followed; the log says why."
         return PartHealth(Condition.DEGRADED, advice)
-    live = registry.live
-    if live is None:
-        return PartHealth()
-    if registry.complete:
-        return PartHealth(detail=f"{live.name} answers.")
-    why = registry.why_missing(live.name)
-    known = f": its folder cannot be read ({why})." if why else "; the log says why."
-    advice = f"{live.name} is not loaded, so the model answers without it{known}"
-    return PartHealth(Condition.DEGRADED, advice)
+    live = registry.route.live
+    if not registry.complete:
+        why = registry.why_missing(live)
+        known = f": its folder cannot be read ({why})." if why else "; the log says why."
+        advice = f"{live} is not loaded, so the model answers without it{known}"
+        return PartHealth(Condition.DEGRADED, advice)
+    lacking = [
+        f"{server} lacks {name}" for (server, name), has in registry.loaded_on.items() if not has
+    ]
+    if lacking:
+        advice = f"{', '.join(lacking)}, so fewer servers answer with it; the log says why."
+        return PartHealth(Condition.DEGRADED, advice)
+    return PartHealth(detail=f"{live} answers." if live else "")
 
 
 async def redis_health(link: RedisLink) -> PartHealth:

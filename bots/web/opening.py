@@ -60,6 +60,7 @@ def open_web(
     for platform, intake in intakes.items():
         parts[platform] = _watched(desk, platform, intake.status)
     desk.lanes.metrics.watch_route(lambda: opened.registry.route)
+    desk.lanes.metrics.watch_adapters(lambda: opened.registry.loaded_on)
     desk.lanes.metrics.watch_machine(settings.state)
     app = create_api(
         desk,

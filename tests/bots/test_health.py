@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from bots.web.health import Condition, PartHealth, adapter_health, model_health
 from core.messages import Adapter
+from core.model import Survey
 from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 
@@ -64,6 +65,24 @@ async def test_a_folder_that_cannot_be_read_is_named_as_what_is_wrong(
     monkeypatch.setattr(registry, "why_missing", {"spoken": "Stale file handle"}.get)
     found = await adapter_health(registry)
     assert "its folder cannot be read (Stale file handle)" in found.detail
+
+
+async def test_one_of_several_model_servers_that_lacks_the_adapter_is_named(
+    model: OpenAIChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has, lacks = frozenset(("solemate", "spoken")), frozenset(("solemate",))
+
+    async def survey() -> Survey:
+        # The second has refused it: it need not be offered to either.
+        return Survey(has, has, {"http://one/v1": has, "http://two/v1": lacks})
+
+    monkeypatch.setattr(model, "survey", survey)
+    registry = Registry(model, "solemate", SPOKEN)
+    await registry.reconcile()
+    found = await adapter_health(registry)
+    assert found.condition is Condition.DEGRADED
+    assert "http://two/v1 lacks spoken" in found.detail
+    assert "http://one/v1" not in found.detail
 
 
 async def test_no_adapter_is_as_well_as_one_that_answers(model: OpenAIChatModel) -> None:

@@ -94,6 +94,17 @@ def test_live_and_canary_share_the_people(metrics: Metrics) -> None:
     assert page.value("solemate_route_share", adapter="v2", role="canary") == 0.05
 
 
+def test_a_model_server_that_lacks_an_adapter_shows(metrics: Metrics) -> None:
+    loaded = {("http://one/v1", "v1"): True, ("http://two/v1", "v1"): False}
+    metrics.watch_adapters(lambda: loaded)
+    page = Page(metrics)
+    name = "solemate_adapter_loaded"
+    assert page.value(name, server="http://one/v1", adapter="v1") == 1
+    assert page.value(name, server="http://two/v1", adapter="v1") == 0
+    loaded = {}
+    assert not list(Page(metrics).labels(name))
+
+
 def test_a_platform_with_a_complaint_is_not_up(metrics: Metrics) -> None:
     complaint = ""
     metrics.watch_platform(Platform.TELEGRAM, lambda: complaint, lambda: 12.0)

@@ -262,10 +262,13 @@ async def test_one_server_that_refuses_an_adapter_does_not_keep_it_from_people(
     assert [line["replica"] for line in refusals] == ["http://one/v1"]
     assert await registry.choose("anna") == "spoken"
     assert await answer(replicas, "spoken") == "two"
+    lacking = {("http://one/v1", "spoken"): False, ("http://two/v1", "spoken"): True}
+    assert registry.loaded_on == lacking
     servers[0].refuses = False
     clock.now = REFUSED_SECONDS
     await registry.reconcile()
     assert "spoken" in servers[0].loaded
+    assert all(registry.loaded_on.values())
 
 
 async def test_an_adapter_that_every_server_refuses_is_rejected(
