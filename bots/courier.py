@@ -96,10 +96,9 @@ class Courier:
 
         Raises what the platform said, unless that was to wait.
         """
-        limiters = self._limits(lane)
-        if self._is_held(lane) or not all(_has_room(limiter) for limiter in limiters):
+        if not self.has_room(lane):
             return None
-        for limiter in limiters:
+        for limiter in self._limits(lane):
             await limiter.acquire()
         try:
             return await call()
@@ -110,6 +109,10 @@ class Courier:
                     return None
                 case _:
                     raise
+
+    def has_room(self, lane: Hashable) -> bool:
+        """Whether a call could be made now, and what has to arrive would not wait for it."""
+        return not self._is_held(lane) and all(_has_room(one) for one in self._limits(lane))
 
     async def _until_free(self, lane: Hashable) -> None:
         """Wait for the end of the lane's penalty and for its turn."""

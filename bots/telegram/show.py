@@ -2,6 +2,10 @@
 
 A private chat shows the growing text as a draft of the message to come. Elsewhere, and where
 Telegram takes no draft, a placeholder is sent and edited; a restart goes on in the same one.
+
+What is sent is sent again when no answer came, and may have arrived all the same: so what is sent
+is a placeholder, whose number is committed, and only an edit puts the answer there. It is left out
+where calls are scarce.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ T = TypeVar("T")
 
 LIMIT = MessageLimit.MAX_TEXT_LENGTH
 GROWING = " …"
+TO_COME = Styled("…")
 # A draft is gone after 30 seconds without a change.
 DRAFT_SECONDS = 20.0
 
@@ -230,21 +235,37 @@ class Answers:
         keyboard: InlineKeyboardMarkup | None,
     ) -> None:
         """Show a piece in its post, or in a new one where there is none or it was deleted."""
+        post = posts[position] if position < len(posts) else await self._hold(message, position)
+        if post is None or not await self._fill(post, message, piece, keyboard):
+            await self._send(message, position, piece, keyboard)
+
+    async def _hold(self, message: UserMessage, position: int) -> Post | None:
+        """A new post that a piece can be put into; None where calls are scarce."""
+        if not self._courier.has_room(place_from(message.conversation_id).chat_id):
+            return None
+        return await self._send(message, position, TO_COME, None)
+
+    async def _fill(
+        self,
+        post: Post,
+        message: UserMessage,
+        piece: Styled,
+        keyboard: InlineKeyboardMarkup | None,
+    ) -> bool:
+        """Put a piece into its post; false where that is no longer there."""
         place = place_from(message.conversation_id)
-        if position < len(posts):
-            post = posts[position]
 
-            async def edit(entities: Sequence[MessageEntity]) -> object:
-                return await self._edit(place, post, piece.text, entities, keyboard)
+        async def edit(entities: Sequence[MessageEntity]) -> object:
+            return await self._edit(place, post, piece.text, entities, keyboard)
 
-            try:
-                await self._styled_or_plain(place, piece, edit)
-                return
-            except BadRequest as exc:
-                if "not modified" in exc.message.lower():
-                    return
-                log.info("post_gone", post=post.id, problem=exc.message)
-        await self._send(message, position, piece, keyboard)
+        try:
+            await self._styled_or_plain(place, piece, edit)
+        except BadRequest as exc:
+            if "not modified" in exc.message.lower():
+                return True
+            log.info("post_gone", post=post.id, problem=exc.message)
+            return False
+        return True
 
     async def _send(
         self,
@@ -299,7 +320,8 @@ class Answers:
     ) -> T:
         """Call with the piece's entities; without them where Telegram cannot read them.
 
-        A call that may have arrived is made again: an answer that comes twice is better than none.
+        A call that may have arrived is made again: a placeholder that stays, or an
+        answer that comes twice, is better than none.
         """
         entities = entities_of(piece)
         try:

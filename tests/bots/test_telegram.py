@@ -135,6 +135,16 @@ async def test_drafts_of_one_message_have_one_number(tmp_path: Path, fake: FakeT
     assert numbers == {asked["message_id"]}
 
 
+async def test_where_calls_are_scarce_a_drafted_answer_is_sent_in_one(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    async with opened(tmp_path, fake, rates=replace(FAST, chat=(3, 3600))) as world, running(world):
+        for count in (1, 2):
+            await fake.says(QUESTION)
+            await fake.answered(count)
+    assert len(fake.called("editMessageText")) == 1
+
+
 async def test_a_draft_is_shown_again_before_it_fades(
     tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,12 +235,13 @@ async def test_whatever_the_model_says_arrives_and_links_to_nothing(
             asked = replace(ASKED, id=str(1000 + number))
             await world.telegram.answers.show(asked, once(Done(reply)))
     # Refused once for its styles, an answer goes out plain, in one more call.
-    styled = sum(bool(one.get("entities")) for one in fake.called("sendMessage"))
+    said = fake.called("editMessageText")
+    styled = sum(bool(one.get("entities")) for one in said)
     assert styled > 0
     refused = 0 if takes_entities else styled
-    assert len(fake.shown) == len(INJECTIONS)
-    assert len(fake.called("sendMessage")) == len(INJECTIONS) + refused
-    kinds = {entity["type"] for one in fake.called("sendMessage") for entity in one["entities"]}
+    assert len(fake.shown) == len(fake.called("sendMessage")) == len(INJECTIONS)
+    assert len(said) == len(INJECTIONS) + refused
+    kinds = {entity["type"] for one in said for entity in one["entities"]}
     assert kinds <= {"bold", "italic", "code", "pre"}
 
 

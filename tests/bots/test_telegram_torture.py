@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from bots.courier import Courier
 from bots.telegram.front import open_telegram
 from bots.telegram.polling import Polling
 from core.store import Store
 from core.tables import feedback_events, turns
+from tests.bots.desks import ANSWER
 from tests.bots.telegram_fake import ANN, GROUP, USERNAME, FakeTelegram, Json, Shown
 from tests.bots.telegram_world import PSEUDONYMS, RHYTHM, World, opened, running
 from tests.bots.workers import worker
@@ -179,28 +181,34 @@ async def test_nothing_is_sent_while_a_chat_has_to_wait(tmp_path: Path, fake: Fa
     await flooded(tmp_path, fake, 60)
 
 
-async def test_a_connection_lost_after_sending_repeats_no_edited_answer(
-    tmp_path: Path, fake: FakeTelegram
+@pytest.mark.parametrize("takes_drafts", [True, False])
+async def test_a_connection_lost_after_sending_repeats_no_answer(
+    tmp_path: Path, fake: FakeTelegram, takes_drafts: bool
 ) -> None:
-    fake.takes_drafts = False
-    await answer_over_bad_lines(tmp_path, fake)
+    fake.takes_drafts = takes_drafts
+    assert await answer_over_bad_lines(tmp_path, fake) == 0
+    assert fake.drops > 0
 
 
-async def test_a_connection_lost_after_sending_loses_no_drafted_answer(
-    tmp_path: Path, fake: FakeTelegram
+async def test_a_connection_lost_after_sending_repeats_answers_that_no_place_is_held_for(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drops = await answer_over_bad_lines(tmp_path, fake)
-    assert drops > 0
+    monkeypatch.setattr(Courier, "has_room", lambda *_: False)
+    assert await answer_over_bad_lines(tmp_path, fake, share=0.3) > 0
 
 
-async def answer_over_bad_lines(folder: Path, fake: FakeTelegram) -> int:
-    """Answer while every tenth call takes effect, but nobody hears so; how many did."""
-    fake.drop_answers(share=0.1, methods=("sendMessage", "editMessageText"), dice=random.Random(15))
+async def answer_over_bad_lines(folder: Path, fake: FakeTelegram, *, share: float = 0.1) -> int:
+    """Answer while a share of the calls takes effect, but nobody hears so.
+
+    How many answers there are too many; one that is all said, but has no thumbs, is one as well.
+    """
+    dice = random.Random(15)
+    fake.drop_answers(share=share, methods=("sendMessage", "editMessageText"), dice=dice)
     async with opened(folder, fake) as world, running(world):
         asked = await ask(fake, 40)
         await fake.until(lambda: not missing(fake, asked))
-    assert repeated(fake, asked) <= (fake.drops if fake.takes_drafts else 0)
-    return fake.drops
+    assert repeated(fake, asked) == sum(ANSWER in one.text for one in fake.shown) - len(asked)
+    return repeated(fake, asked)
 
 
 async def test_two_pollers_on_one_database_answer_each_question_once(
