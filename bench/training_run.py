@@ -105,7 +105,7 @@ def _nobody() -> Release:
     async def never(run: Run) -> None:
         raise AssertionError(run.state)
 
-    return Release(never, never, never, never)  # type: ignore[arg-type]
+    return Release(never, never, never, never, never)  # type: ignore[arg-type]
 
 
 def _pair(number: int, row: DpoRow) -> PreferencePair:

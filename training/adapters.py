@@ -194,6 +194,11 @@ class Adapters:
         """The route that counts, for whoever is in a transaction already."""
         return last_route(connection) or Route(self._default)
 
+    def flagged_in(self, connection: Connection, name: str) -> bool:
+        """Whether somebody whose words it was trained on has been erased since."""
+        flagged = sa.select(adapters.c.flagged_at).where(adapters.c.name == name)
+        return connection.execute(flagged).scalar() is not None
+
     def promote_in(
         self, connection: Connection, name: str, *, who: str, why: str, now: float
     ) -> Route:

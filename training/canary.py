@@ -6,7 +6,9 @@ asked. All tests may be looked at at any time, so that looking often promotes an
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,16 +19,19 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from core.messages import Outcome, Rating, Winner
-from core.routes import Route
+from core.routes import Route, lock_routes
 from core.settings import Canary as CanarySettings
 from core.store import Store
-from core.tables import duels, feedback_events, routes, turns
+from core.tables import adapters, duels, feedback_events, routes, runs, turns
 from training.adapters import Adapters
+from training.runs import RunState
 from training.sprt import HarmTest, Rate, Standing, duel_evidence
 
 log = structlog.get_logger()
 
 WHO = "canary"
+ERASED = "somebody in its data was erased"
+ABANDONED = "no run tries it"
 # Together at most one canary in twenty that is as good as the live adapter is judged wrongly.
 RATING_ALPHA, RATING_BETA = 0.04, 0.1
 DUEL_ALPHA = 0.01
@@ -35,12 +40,18 @@ TROUBLE_ALPHA, TROUBLE_BETA = 0.001, 0.1
 FAILING, SLOWING = 0.15, 0.2
 # What is expected before anything is known of the live adapter: a guess worth so many events.
 _GUESSED_FAILING, _GUESSED_SLOW = Rate(0.5, 49.5), Rate(1.0, 9.0)
-_GUESSED_RATINGS = 10
+# Of thumbs each one that is known takes one of the guessed ones away, down to the last: an adapter
+# that few like would otherwise be expected to be liked, and so would a canary no worse than it.
+_GUESSED_RATINGS, _LEAST_GUESSED = 10, 1
 # An answer is slow when it takes so much longer than half of the live adapter's do.
 _SLOW = 1.2
 # With fewer answers of the live adapter it is not known what is usual.
 _ENOUGH = 20
+# As many answers of the live adapter, from so long before and after, are of the same moment.
+_BESIDE, _MOMENT = 20, 1800.0
 _RECENT = 500
+# Of more answers of the live adapter than these every second is read, or every third, and so on.
+_MOST_LIVE = 10_000
 _MONTH = 30 * 86400.0
 _DAY = 86400.0
 
@@ -55,12 +66,24 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that an adapter was asked for: whether it failed, and how long the model took.
+
+    `seconds` is None where the answer is not the model's own.
+    """
+
+    at: float
+    failed: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of a canary, in the order in which it came.
 
-    `disliked` has one entry for each person and day with a rating; `failed` and `seconds` are of
-    its answers, those of the live adapter from the same time beside them. `rated_in_stage` counts
-    the ratings since the share of people was last raised.
+    `disliked` has one entry for each person and day with a rating; `answers` are its own, and
+    `live_answers` those of the live adapter from the same time. `rated_in_stage` counts the
+    ratings since the share of people was last raised.
     """
 
     disliked: Sequence[bool] = ()
@@ -69,10 +92,8 @@ class Evidence:
     live_rated: int = 0
     won: int = 0
     lost: int = 0
-    failed: Sequence[bool] = ()
-    live_failed: Sequence[bool] = ()
-    seconds: Sequence[float] = ()
-    live_seconds: Sequence[float] = ()
+    answers: Sequence[Answered] = ()
+    live_answers: Sequence[Answered] = ()
     stage_seconds: float = 0.0
     total_seconds: float = 0.0
 
@@ -95,13 +116,20 @@ class Look:
     route: Route
 
 
-def decide(evidence: Evidence, share: float, rules: CanarySettings) -> Decision:
-    """What to do with a canary that this share of people gets: trouble first, then ratings."""
+def decide(
+    evidence: Evidence, share: float, rules: CanarySettings, *, paused: bool = False
+) -> Decision:
+    """What to do with a canary that this share of people gets: trouble first, then ratings.
+
+    While the loop is paused harm alone counts: nothing else is decided.
+    """
     if trouble := _trouble(evidence):
         return Decision(Step.ROLL_BACK, trouble)
     harm = rating_test(evidence, rules).look(evidence.disliked)
     if harm is Standing.HARMFUL:
         return Decision(Step.ROLL_BACK, "disliked")
+    if paused:
+        return Decision(Step.WAIT, "paused")
     cleared = harm is Standing.CLEARED
     if evidence.total_seconds >= rules.limit_hours * 3600:
         if cleared and rules.undecided == "promote":
@@ -119,28 +147,64 @@ def decide(evidence: Evidence, share: float, rules: CanarySettings) -> Decision:
 
 def rating_test(evidence: Evidence, rules: CanarySettings) -> HarmTest:
     """The test on thumbs: as the live adapter's are, or `rules.harm` worse."""
-    guess = Rate(_GUESSED_RATINGS * (1 - rules.liked), _GUESSED_RATINGS * rules.liked)
-    usual = _known(guess, evidence.live_rated - evidence.live_liked, evidence.live_rated)
+    rated = evidence.live_rated
+    guessed = max(_LEAST_GUESSED, _GUESSED_RATINGS - rated)
+    guess = Rate(guessed * (1 - rules.liked), guessed * rules.liked)
+    usual = _known(guess, rated - evidence.live_liked, rated)
     return HarmTest(usual, rules.harm, RATING_ALPHA, RATING_BETA)
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """Something that happened to an answer, or did not."""
+
+    at: float
+    bad: bool
 
 
 def _trouble(evidence: Evidence) -> str:
     """What is so wrong with the answers that nobody's thumb is waited for; "" for nothing."""
-    failing = _known(_GUESSED_FAILING, sum(evidence.live_failed), len(evidence.live_failed))
-    if _comes_more_often(evidence.failed, failing, FAILING):
+    mine = [_Event(one.at, one.failed) for one in evidence.answers]
+    live = [_Event(one.at, one.failed) for one in evidence.live_answers]
+    if _comes_more_often(mine, live, _GUESSED_FAILING, FAILING):
         return "fails"
-    if len(evidence.live_seconds) < _ENOUGH:
+    took = [one.seconds for one in evidence.live_answers if one.seconds is not None]
+    if len(took) < _ENOUGH:
         return ""
-    limit = _SLOW * statistics.median(evidence.live_seconds)
-    slow = sum(one > limit for one in evidence.live_seconds)
-    slowing = _known(_GUESSED_SLOW, slow, len(evidence.live_seconds))
-    late = [one > limit for one in evidence.seconds]
-    return "slow" if _comes_more_often(late, slowing, SLOWING) else ""
+    limit = _SLOW * statistics.median(took)
+    mine, live = _late(evidence.answers, limit), _late(evidence.live_answers, limit)
+    return "slow" if _comes_more_often(mine, live, _GUESSED_SLOW, SLOWING) else ""
 
 
-def _comes_more_often(bad: Sequence[bool], usual: Rate, more: float) -> bool:
+def _late(answers: Iterable[Answered], limit: float) -> list[_Event]:
+    return [_Event(one.at, one.seconds > limit) for one in answers if one.seconds is not None]
+
+
+def _comes_more_often(
+    mine: Sequence[_Event], live: Sequence[_Event], guess: Rate, more: float
+) -> bool:
+    """Whether something happens more often to the canary's answers than to those beside them.
+
+    An hour in which it happens to everybody says nothing of the canary, however often it does: in
+    it, at least what happens to the live adapter is usual.
+    """
+    usual = _known(guess, sum(one.bad for one in live), len(live))
     test = HarmTest(usual, more, TROUBLE_ALPHA, TROUBLE_BETA)
-    return test.look(bad) is Standing.HARMFUL
+    found = test.look([one.bad for one in mine], least=_usual_beside(mine, live))
+    return found is Standing.HARMFUL
+
+
+def _usual_beside(mine: Sequence[_Event], live: Sequence[_Event]) -> list[float]:
+    """For each of the canary's answers, the bad share of the live adapter's at that moment."""
+    moments = [one.at for one in live]
+    sums = [0, *itertools.accumulate(one.bad for one in live)]
+    shares = []
+    for one in mine:
+        here = bisect_left(moments, one.at)
+        first = bisect_left(moments, one.at - _MOMENT, max(0, here - _BESIDE // 2), here)
+        last = bisect_right(moments, one.at + _MOMENT, here, min(len(live), here + _BESIDE // 2))
+        shares.append((sums[last] - sums[first]) / (last - first) if last > first else 0.0)
+    return shares
 
 
 def _known(guess: Rate, bad: int, whole: int) -> Rate:
@@ -168,23 +232,53 @@ class Canary:
         share = min(self._rules.shares)
         return await self._adapters.try_out(name, share, who=who, now=now)
 
-    async def advance(self, *, now: float) -> Look | None:
+    async def advance(self, *, now: float, paused: bool = False) -> Look | None:
         """Look at the canary and do what follows from it; None where there is none.
 
         One transaction: whoever looks at the same time sees what was done, and does it no more.
+        While the loop is `paused`, a canary that does harm is taken back, and no other is touched.
         """
-        look = await self._store.run(lambda connection: self._advance(connection, now))
+        look = await self._store.run(lambda connection: self._advance(connection, now, paused))
         if look is not None and look.decision.step is not Step.WAIT:
             log.info("canary", adapter=look.name, step=look.decision.step, why=look.decision.why)
         return look
 
-    def _advance(self, connection: Connection, now: float) -> Look | None:
+    async def end_abandoned(self, *, now: float) -> Route | None:
+        """Take back a canary whose run has ended without it; the route then, None for no such.
+
+        Nobody would judge it, and no other could be tried. Where we are killed between its start
+        and the note of it, its run may end otherwise.
+        """
+        route = await self._store.run(lambda connection: self._end_abandoned(connection, now))
+        if route is not None:
+            log.warning("canary_abandoned", why=ABANDONED)
+        return route
+
+    def _end_abandoned(self, connection: Connection, now: float) -> Route | None:
+        if not self._adapters.current(connection).canary:
+            return None
+        lock_routes(connection)
+        canary = self._adapters.current(connection).canary
+        tried = (
+            sa.select(runs.c.id)
+            .join(adapters, adapters.c.run_id == runs.c.id)
+            .where(adapters.c.name == canary, runs.c.state == RunState.CANARY.value)
+        )
+        if not canary or connection.execute(tried).first() is not None:
+            return None
+        return self._adapters.roll_back_in(connection, who=WHO, why=ABANDONED, now=now)
+
+    def _advance(self, connection: Connection, now: float, paused: bool) -> Look | None:
         route = self._adapters.current(connection)
         if not route.canary:
             return None
         name = route.canary
         evidence = read_evidence(connection, route, now)
-        decision = decide(evidence, route.share, self._rules)
+        if self._adapters.flagged_in(connection, name):
+            # It may neither go further nor go live: a new one learns without the erased.
+            decision = Decision(Step.ROLL_BACK, ERASED)
+        else:
+            decision = decide(evidence, route.share, self._rules, paused=paused)
         why = decision.why
         match decision.step:
             case Step.WIDEN:
@@ -205,7 +299,7 @@ def read_evidence(connection: Connection, route: Route, now: float) -> Evidence:
     rated = _rated(connection, route.canary, began)
     before = _rated(connection, route.live, began - _MONTH)
     mine = _answers(connection, route.canary, began)
-    live = _answers(connection, route.live, began)
+    live = _answers_beside(connection, route.live, mine)
     won, lost = _duels(connection, route, began)
     return Evidence(
         disliked=[rating == Rating.DOWN for _, rating in rated],
@@ -214,10 +308,8 @@ def read_evidence(connection: Connection, route: Route, now: float) -> Evidence:
         live_rated=len(before),
         won=won,
         lost=lost,
-        failed=[bool(row.failure) for row in mine],
-        live_failed=[bool(row.failure) for row in live],
-        seconds=_seconds(mine),
-        live_seconds=_seconds(live),
+        answers=mine,
+        live_answers=live,
         stage_seconds=now - route.routed_at,
         total_seconds=now - began,
     )
@@ -255,24 +347,48 @@ def _rated(connection: Connection, adapter: str, since: float) -> list[tuple[flo
     return sorted(daily.values())
 
 
-def _answers(connection: Connection, adapter: str, since: float) -> Sequence[Any]:
+def _answers(connection: Connection, adapter: str, since: float) -> list[Answered]:
     """The newest answers that an adapter was asked for, the oldest of them first."""
     query = (
-        sa.select(turns.c.failure, turns.c.outcome, turns.c.timings)
+        sa.select(turns.c.asked_at, turns.c.failure, turns.c.outcome, turns.c.timings)
         .where(turns.c.asked == adapter, turns.c.asked_at >= since)
         .order_by(turns.c.asked_at.desc())
         .limit(_RECENT)
     )
-    return connection.execute(query).all()[::-1]
+    return [_to_answered(row) for row in reversed(connection.execute(query).all())]
 
 
-def _seconds(rows: Iterable[Any]) -> list[float]:
-    """How long the model took, for the answers that are its own."""
-    return [
-        float(row.timings.get("model", 0.0))
-        for row in rows
-        if not row.failure and row.outcome == Outcome.ANSWERED
-    ]
+def _answers_beside(
+    connection: Connection, adapter: str, others: Sequence[Answered]
+) -> list[Answered]:
+    """What an adapter was asked for in the time of other answers, and just around it; in order."""
+    if not others:
+        return []
+    first, last = others[0].at - _MOMENT, others[-1].at + _MOMENT
+    number = sa.func.row_number().over(order_by=(turns.c.asked_at, turns.c.reply_id))
+    within = (turns.c.asked == adapter, turns.c.asked_at.between(first, last))
+    count = connection.execute(sa.select(sa.func.count()).where(*within)).scalar_one()
+    found = (
+        sa.select(
+            turns.c.asked_at,
+            turns.c.failure,
+            turns.c.outcome,
+            turns.c.timings,
+            number.label("number"),
+        )
+        .where(*within)
+        .subquery()
+    )
+    each = count // _MOST_LIVE + 1
+    query = sa.select(found).where(found.c.number % each == 0).order_by(found.c.number)
+    return [_to_answered(row) for row in connection.execute(query)]
+
+
+def _to_answered(row: Any) -> Answered:
+    """A stored turn as far as it matters; how long the model took, for an answer of its own."""
+    own = not row.failure and row.outcome == Outcome.ANSWERED
+    took = float(row.timings.get("model", 0.0)) if own else None
+    return Answered(float(row.asked_at), bool(row.failure), took)
 
 
 def _duels(connection: Connection, route: Route, since: float) -> tuple[int, int]:

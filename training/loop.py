@@ -274,13 +274,16 @@ def _release(
     async def judge_canary(run: Run) -> RunState | None:
         if run.stage == "sft":
             return RunState.PROMOTED
-        await canary.advance(now=time.time())
+        await canary.advance(now=time.time(), paused=pause_file(settings).exists())
         route = await registry.route()
         if route.canary == run.adapter:
             return None
         return RunState.PROMOTED if route.live == run.adapter else RunState.ROLLED_BACK
 
-    return Release(evaluate, register, start_canary, judge_canary)
+    async def end_abandoned() -> None:
+        await canary.end_abandoned(now=time.time())
+
+    return Release(evaluate, register, start_canary, judge_canary, end_abandoned)
 
 
 def _rule(settings: Settings) -> TriggerRule:

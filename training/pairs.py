@@ -103,7 +103,10 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class RatedAnswer:
-    """KTO's unit: an answer of the model, and whether it was liked."""
+    """KTO's unit: an answer of the model, and whether it was liked.
+
+    What was imported is no reply of ours: there `reply_id` is the row's own id.
+    """
 
     reply_id: str
     user_id: str
@@ -334,7 +337,7 @@ async def _rated(store: Store, verdicts: Sequence[Verdict]) -> list[RatedAnswer]
 
 def _one_sided(pair: PreferencePair) -> RatedAnswer:
     return RatedAnswer(
-        pair.reply_id,
+        pair.reply_id or pair.id,
         pair.user_id,
         pair.prompt,
         pair.chosen or pair.rejected,

@@ -22,7 +22,10 @@ LoopState = Literal["running", "paused"]
 
 
 def pause_file(settings: Settings) -> Path:
-    """While this file exists no run begins, and none goes a step further."""
+    """While this file exists no run begins, and none goes a step further.
+
+    A canary is looked at all the same, and taken back where it does harm.
+    """
     return settings.state / "training-paused"
 
 

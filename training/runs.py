@@ -106,8 +106,11 @@ class Run:
 
     @property
     def evaluated(self) -> bool:
-        """Whether the gate has judged it: its pairs have had their chance."""
-        return "gate" in self.figures
+        """Whether the gate has judged it: its pairs have had their chance.
+
+        Not where it ended because somebody in its data was erased: the others' have had none.
+        """
+        return "gate" in self.figures and "erased" not in self.figures
 
 
 class Runs:
@@ -289,13 +292,13 @@ class Runs:
     async def lost_pairs(self, run: Run) -> int:
         """How many of the run's pairs are gone from the store: somebody was erased, or objected."""
         if run.stage == "kto":
-            # A rated answer is a reply's with its thumb, or an imported pair's.
+            # A rated answer is a reply's with its thumb, or an imported row.
             there = sa.or_(
                 sa.exists().where(
                     turns.c.reply_id == run_pairs.c.pair_id,
                     feedback_events.c.reply_id == run_pairs.c.pair_id,
                 ),
-                sa.exists().where(pairs.c.reply_id == run_pairs.c.pair_id),
+                sa.exists().where(pairs.c.id == run_pairs.c.pair_id, pairs.c.state == "accepted"),
             )
         else:
             there = sa.exists().where(

@@ -154,8 +154,12 @@ class Schedule:
         while True:
             if not await self._lease.take():
                 raise LeaseLost("Somebody else leads by now.")
-            run = None if self._look.paused else await self._runs.active()
-            moved = run is not None and await self._advance(run)
+            run = await self._runs.active()
+            if run is None or run.state is not RunState.CANARY:
+                await self._steps.end_abandoned()
+            # What is tried on people is looked at also while the loop stands still: it may do harm.
+            held = run is None or (self._look.paused and not run.adapter)
+            moved = not held and run is not None and await self._advance(run)
             if not moved:
                 await self._rest(self._lease.seconds / 3)
 
@@ -168,6 +172,15 @@ class Schedule:
         except SolemateError as exc:
             log.warning("step_failed", run=run.id, state=run.state, problem=str(exc))
             # A gate takes minutes, and a server that is away now will be for a while.
+            await self._rest(self._timetable.check_seconds)
+        except LeaseLost:
+            raise
+        # A mistake of ours must not keep the run, and with it every other, where it is for ever.
+        except Exception as exc:
+            log.exception("step_broken", run=run.id, state=run.state)
+            with suppress(SolemateError):
+                if (await self._steps.broken(run, exc)).ended:
+                    return True
             await self._rest(self._timetable.check_seconds)
         return False
 

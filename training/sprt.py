@@ -51,13 +51,19 @@ class HarmTest:
     alpha: float
     beta: float
 
-    def look(self, bad: Sequence[bool]) -> Standing:
-        """What the events so far say, in the order in which they came."""
+    def look(self, bad: Sequence[bool], least: Sequence[float] = ()) -> Standing:
+        """What the events so far say, in the order in which they came.
+
+        `least` says of each what was usual at its moment at least, where that changes: the more
+        usual it was, the less a bad event tells.
+        """
         if not bad:
             return Standing.OPEN
         rates, weights = _grid(self.usual)
-        worse = np.minimum(rates + self.more, (1 + rates) / 2)
-        ratios = _log_likelihood(bad, worse, weights) - _log_likelihood(bad, rates, weights)
+        usual = np.maximum(rates, np.asarray(least, np.float64)[:, None]) if least else rates
+        usual = np.minimum(usual, rates.max())
+        worse = np.minimum(usual + self.more, (1 + usual) / 2)
+        ratios = _log_likelihood(bad, worse, weights) - _log_likelihood(bad, usual, weights)
         if ratios.max() >= -math.log(self.alpha):
             return Standing.HARMFUL
         return Standing.CLEARED if ratios[-1] <= math.log(self.beta) else Standing.OPEN
@@ -98,8 +104,11 @@ def _grid(rate: Rate) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _log_likelihood(
     bad: Sequence[bool], rates: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Of the first event, the first two and so on, a mean over the rates."""
-    count = np.cumsum(np.asarray(bad, dtype=np.float64))[:, None]
-    good = np.arange(1, len(bad) + 1, dtype=np.float64)[:, None] - count
-    found = weights + count * np.log(rates) + good * np.log1p(-rates)
+    """Of the first event, the first two and so on, a mean over the rates.
+
+    The rates are the same for all events, or a row of them for each.
+    """
+    seen = np.asarray(bad, dtype=np.bool_)[:, None]
+    each = np.where(seen, np.log(rates), np.log1p(-rates))
+    found = weights + np.cumsum(each, axis=0)
     return np.asarray(np.logaddexp.reduce(found, axis=1))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ _LOOK_SECONDS = 2.0
 # What a shell says of a command that was ended by SIGKILL or SIGTERM: by whoever needed the memory
 # or the machine, and not by anything in the run itself.
 _KILLED = (137, 143)
+_ERASED = "Somebody whose words it was trained on was erased."
 
 OnProgress = Callable[[Run, TrainingProgress], None]
 
@@ -66,13 +68,14 @@ class Release:
 
     `evaluate` is the gate. `register` gives the adapter its name, `start_canary` has it answer
     some people, and `judge_canary` says how that ended: `PROMOTED`, `ROLLED_BACK`, or None for not
-    yet.
+    yet. `end_abandoned` takes back a canary that no run tries.
     """
 
     evaluate: Callable[[Run], Awaitable[GateResult]]
     register: Callable[[Run], Awaitable[str]]
     start_canary: Callable[[Run], Awaitable[None]]
     judge_canary: Callable[[Run], Awaitable[RunState | None]]
+    end_abandoned: Callable[[], Awaitable[None]]
 
 
 class Steps:
@@ -108,6 +111,7 @@ class Steps:
         self._now = now
         self._clock = clock
         self._on_progress = on_progress
+        self._breaks: Counter[tuple[str, RunState]] = Counter()
 
     async def advance(self, run: Run) -> Run:
         """Do the next step; the run as it is then, unchanged where it has to wait.
@@ -122,6 +126,24 @@ class Steps:
             RunState.CANARY: self._try_out,
         }.get(run.state)
         return run if step is None else await step(run)
+
+    async def broken(self, run: Run, problem: Exception) -> Run:
+        """What becomes of a run whose step nobody foresaw to fail so: again, or after all its end.
+
+        Left as it is, it would keep every other from beginning.
+        """
+        self._breaks[run.id, run.state] += 1
+        if (times := self._breaks[run.id, run.state]) < self._limits.attempts:
+            return run
+        # Its words may be people's; the log has where it came from.
+        kind = type(problem).__name__
+        return await self._reject(
+            run, f"The step after {run.state} broke {times} times ({kind}). See the log."
+        )
+
+    async def end_abandoned(self) -> None:
+        """End the canary that no run tries, where there is one."""
+        await self._release.end_abandoned()
 
     async def _freeze(self, run: Run) -> Run:
         await self._tidy()
@@ -298,7 +320,12 @@ class Steps:
         """Let the adapter answer some people, and see how they like it."""
         if not run.adapter:
             if await self._runs.lost_pairs(run):
-                return await self._reject(run, "Somebody whose words it was trained on was erased.")
+                return await self._move(
+                    run,
+                    RunState.REJECTED,
+                    problem=_ERASED,
+                    figures={**run.figures, "erased": True},
+                )
             try:
                 name = await self._release.register(run)
             except AdapterRejected as exc:
@@ -308,6 +335,11 @@ class Steps:
             # Noted last: until then a crash lets both be done again.
             await self._runs.note(dataclasses.replace(run, adapter=""), adapter=name)
         outcome = await self._release.judge_canary(run)
+        if outcome is RunState.ROLLED_BACK and await self._runs.lost_pairs(run):
+            # Nothing was judged: its pairs wait for the next run, which learns without the erased.
+            return await self._move(
+                run, outcome, problem=_ERASED, figures={**run.figures, "erased": True}
+            )
         return run if outcome is None else await self._move(run, outcome)
 
     async def _try_again(self, run: Run, how: str) -> Run:

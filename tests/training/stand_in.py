@@ -85,7 +85,13 @@ class FakeRelease:
     problem: Exception | None = None
 
     def release(self) -> Release:
-        return Release(self.evaluate, self.register, self.start_canary, self.judge_canary)  # type: ignore[arg-type]
+        return Release(
+            self.evaluate,  # type: ignore[arg-type]
+            self.register,
+            self.start_canary,
+            self.judge_canary,
+            self.end_abandoned,
+        )
 
     async def evaluate(self, run: Run) -> Verdict:
         self.asked.append("evaluate")
@@ -103,6 +109,9 @@ class FakeRelease:
     async def judge_canary(self, run: Run) -> RunState | None:
         self.asked.append("judge")
         return self.outcome
+
+    async def end_abandoned(self) -> None:
+        """There is none."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +19,12 @@ from core.routes import Route, draws_canary
 from core.settings import Canary as Rules
 from core.settings import load_settings
 from core.store import Store
-from core.tables import adapters, audit, routes
+from core.tables import adapters, audit, routes, runs
 from tests.training.canary_world import DAY, START, World, thumbs
 from training.canary import (
     DUEL_ALPHA,
+    ERASED,
+    Answered,
     Canary,
     Decision,
     Evidence,
@@ -30,6 +33,7 @@ from training.canary import (
     rating_test,
     read_evidence,
 )
+from training.runs import Runs
 from training.sprt import Standing, duel_evidence
 
 RULES = load_settings(environment={}).training.canary
@@ -52,6 +56,16 @@ def evidence(**changes: object) -> Evidence:
     return replace(LIVE, **(later | changes))  # type: ignore[arg-type]
 
 
+def failing(failed: Sequence[bool]) -> list[Answered]:
+    """An answer a minute, of which these failed."""
+    return [Answered(60.0 * number, one) for number, one in enumerate(failed)]
+
+
+def taking(seconds: Sequence[float]) -> list[Answered]:
+    """An answer a minute that took so long."""
+    return [Answered(60.0 * number, seconds=one) for number, one in enumerate(seconds)]
+
+
 LIKED = [False, False, False, True] * 10
 DISLIKED = [True, False] * 30
 
@@ -70,8 +84,8 @@ DISLIKED = [True, False] * 30
         (evidence(disliked=LIKED, won=40, lost=10), 0.2, Step.WIDEN),
         (evidence(disliked=LIKED, total_seconds=200 * HOUR), 0.05, Step.PROMOTE),
         (evidence(total_seconds=200 * HOUR), 0.05, Step.ROLL_BACK),
-        (evidence(failed=[True] * 5), 0.05, Step.ROLL_BACK),
-        (evidence(failed=[True] + [False] * 50), 0.05, Step.WAIT),
+        (evidence(answers=failing([True] * 5)), 0.05, Step.ROLL_BACK),
+        (evidence(answers=failing([True] + [False] * 50)), 0.05, Step.WAIT),
     ],
 )
 def test_what_is_known_decides_the_next_step(found: Evidence, share: float, step: Step) -> None:
@@ -86,9 +100,9 @@ def test_only_proof_promotes_where_the_settings_want_it() -> None:
 
 def test_failures_that_the_live_adapter_has_too_are_not_the_canarys() -> None:
     bad_hour = [True, False] * 20
-    both = evidence(failed=bad_hour, live_failed=bad_hour * 5)
+    both = evidence(answers=failing(bad_hour), live_answers=failing(bad_hour * 5))
     assert decide(both, 0.05, RULES).step is Step.WAIT
-    alone = evidence(failed=bad_hour, live_failed=[False] * 200)
+    alone = evidence(answers=failing(bad_hour), live_answers=failing([False] * 200))
     assert decide(alone, 0.05, RULES) == Decision(Step.ROLL_BACK, "fails")
 
 
@@ -100,7 +114,7 @@ def test_an_adapter_that_takes_half_again_as_long_comes_back() -> None:
 
     def steps(slower: float) -> list[Step]:
         looks = [
-            evidence(seconds=seconds(150, slower), live_seconds=seconds(400, 1.0))
+            evidence(answers=taking(seconds(150, slower)), live_answers=taking(seconds(400, 1.0)))
             for _ in range(100)
         ]
         return [decide(look, 0.2, RULES).step for look in looks]
@@ -125,10 +139,10 @@ def rated(share_liked: float, number: int, rng: random.Random) -> list[bool]:
     return [rng.random() >= share_liked for _ in range(number)]
 
 
-def known_live(rng: random.Random) -> Evidence:
-    """What is known of a live adapter by chance, when seven in ten like it."""
-    liked = sum(rng.random() < 0.7 for _ in range(400))
-    return Evidence(live_liked=liked, live_rated=400)
+def known_live(rng: random.Random, share_liked: float = 0.7, number: int = 400) -> Evidence:
+    """What is known of a live adapter by chance, when so many like it."""
+    liked = sum(rng.random() < share_liked for _ in range(number))
+    return Evidence(live_liked=liked, live_rated=number)
 
 
 def promotes_wrongly(rng: random.Random) -> bool:
@@ -148,6 +162,21 @@ def test_without_a_difference_one_canary_in_twenty_at_most_is_judged_wrongly() -
         for _ in range(1000)
     )
     assert wrong <= 50
+
+
+@pytest.mark.parametrize("live_ratings", [20, 60, 400])
+@pytest.mark.parametrize("liked", [0.3, 0.4, 0.7])
+@pytest.mark.parametrize("canaries", [150, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_however_few_like_the_live_adapter_or_are_known_to_its_equal_rarely_comes_back(
+    liked: float, live_ratings: int, canaries: int
+) -> None:
+    rng = random.Random(25)
+    looks = [
+        rating_test(known_live(rng, liked, live_ratings), RULES).look(rated(liked, 150, rng))
+        for _ in range(canaries)
+    ]
+    # It has looked after every rating: harm that was seen stays seen.
+    assert looks.count(Standing.HARMFUL) <= 0.05 * canaries
 
 
 def test_a_drop_from_seventy_to_fifty_percent_is_caught_within_forty_ratings() -> None:
@@ -273,6 +302,51 @@ async def test_answers_that_fail_bring_it_back_at_once(world: World, canary: Can
     assert await look(canary, START + 6) == Decision(Step.ROLL_BACK, "fails")
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5])
+@pytest.mark.parametrize("trouble", ["nothing works for a while", "a busy hour"])
+async def test_a_bad_hour_of_everybody_is_not_the_canarys(
+    world: World, canary: Canary, trouble: str, share: float
+) -> None:
+    await canary.start("new", who="test", now=START)
+    failure = "ModelUnavailable" if trouble == "nothing works for a while" else ""
+    at, each = START, round(1 / share)
+    for number in range(80):
+        at += 60
+        bad = 15 <= number < 45
+        for place in range(each):
+            await world.answer(
+                "old" if place else "new",
+                at + place,
+                failure=failure if bad else "",
+                seconds=1.6 if bad else 1.0,
+            )
+        if number % 8 == 0:
+            assert (await look(canary, at + 30)).step is Step.WAIT
+
+
+async def test_a_canary_that_fails_where_the_live_adapter_does_not_comes_back(
+    world: World, canary: Canary
+) -> None:
+    await canary.start("new", who="test", now=START)
+    for number in range(60):
+        await world.answer("new", START + number, failure="" if number % 4 else "TimeOut")
+        await world.answer("old", START + number)
+    assert await look(canary, START + 60) == Decision(Step.ROLL_BACK, "fails")
+
+
+async def test_of_a_crowd_of_live_answers_a_part_is_read(
+    world: World, canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.canary._MOST_LIVE", 10)
+    await canary.start("new", who="test", now=START)
+    for number in range(41):
+        await world.answer("old", START + number)
+    await world.answer("new", START + 20)
+    found = await canary.advance(now=START + 60)
+    assert found is not None
+    assert [one.at - START for one in found.evidence.live_answers] == [4, 9, 14, 19, 24, 29, 34, 39]
+
+
 async def test_somebody_who_rates_all_day_is_one_person(world: World, canary: Canary) -> None:
     await canary.start("new", who="test", now=START)
     await world.rated("new", START + 60, *thumbs(0, 100), person="angry")
@@ -392,6 +466,52 @@ async def test_a_flagged_adapter_never_becomes_a_canary(world: World, canary: Ca
     await world.store.run(lambda connection: connection.execute(flag))
     with pytest.raises(AdapterRejected, match="erased since"):
         await canary.start("new", who="test", now=START)
+
+
+async def test_a_canary_whose_people_were_erased_meanwhile_comes_back(
+    world: World, canary: Canary
+) -> None:
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(30, 3))
+    flag = sa.update(adapters).where(adapters.c.name == "new").values(flagged_at=START + 100)
+    await world.store.run(lambda connection: connection.execute(flag))
+    assert await look(canary, START + 25 * HOUR) == Decision(Step.ROLL_BACK, ERASED)
+    assert (await world.registry.route()).names == ("old",)
+    assert await canary.advance(now=START + 26 * HOUR) is None
+
+
+async def test_while_the_loop_is_paused_a_canary_comes_back_for_harm_and_for_nothing_else(
+    world: World, canary: Canary
+) -> None:
+    await world.rated("old", START - DAY, *thumbs(35, 15))
+    await canary.start("new", who="test", now=START)
+    await world.rated("new", START + 60, *thumbs(22, 3))
+    for hours in (25, 200):
+        found = await canary.advance(now=START + hours * HOUR, paused=True)
+        assert found is not None
+        assert found.decision == Decision(Step.WAIT, "paused")
+    await world.rated("new", START + 2 * DAY, *thumbs(0, 40))
+    found = await canary.advance(now=START + 200 * HOUR, paused=True)
+    assert found is not None
+    assert found.decision == Decision(Step.ROLL_BACK, "disliked")
+
+
+@pytest.mark.parametrize("state", ["canary", "rejected"])
+async def test_a_canary_is_abandoned_where_its_run_has_ended_without_it(
+    world: World, canary: Canary, tmp_path: Path, state: str
+) -> None:
+    found = Runs(world.store, tmp_path)
+    run = await found.begin("dpo", "embedded", who="test", now=START)
+    made_by = sa.update(adapters).where(adapters.c.name == "new").values(run_id=run.id)
+    in_state = sa.update(runs).values(state=state)
+    await world.store.run(
+        lambda connection: [connection.execute(one) for one in (made_by, in_state)]
+    )
+    assert await canary.end_abandoned(now=START) is None
+    await canary.start("new", who="test", now=START)
+    after = await canary.end_abandoned(now=START + 60)
+    assert (after is None) == (state == "canary")
+    assert (await world.registry.route()).canary == ("new" if state == "canary" else "")
 
 
 async def test_nothing_that_people_wrote_is_in_the_audit(world: World, canary: Canary) -> None:

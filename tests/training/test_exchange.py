@@ -26,9 +26,12 @@ from tests.training.feedback_world import (
     opened_world,
     rules,
 )
+from tests.training.run_parts import count_words
 from training.collect import collect_pairs
+from training.dataset import FreezeRules, freeze_ratings
 from training.exchange import Format, import_pairs, read_import, write_export
 from training.pairs import Origin, PairState, PoolRules, accepted, read_pairs, unpaired
+from training.runs import Runs, RunState
 from training.tokenizer import TEMPLATE_NAME, load_tokenizer
 
 EXPERT = ROOT / "data" / "embedded" / "expert"
@@ -82,6 +85,35 @@ async def test_rated_answers_come_back_as_rows_for_kto(world: World, tmp_path: P
         (after,) = await unpaired(other.store, NOW, OPEN_POOL)
         assert await accepted(other.store, NOW, OPEN_POOL) == []
     assert (after.prompt, after.completion, after.liked) == (before.prompt, ANSWER, True)
+
+
+async def test_single_answers_that_were_imported_are_one_each_in_a_run(
+    world: World, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {number} about shoes?"},
+                {"role": "assistant", "content": f"Answer {number}."},
+            ],
+            "label": number % 2 == 0,
+        }
+        for number in range(6)
+    ]
+    path = tmp_path / "kto.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    imported = read_import(path, NOW)
+    await import_pairs(world.store, imported, rules(), NOW, "eve", accept=True)
+    rated = await unpaired(world.store, NOW, OPEN_POOL)
+    frozen = freeze_ratings(
+        rated, FreezeRules(cutoff_len=500, held_out=0.0), count_words, tmp_path / "datasets"
+    )
+    runs = Runs(world.store, tmp_path / "runs")
+    run = await runs.begin("kto", "embedded", who="eve", now=NOW)
+    run = await runs.move(run, RunState.FROZEN, who="eve", now=NOW, frozen=frozen)
+    assert set(await runs.pairs_of(run.id)) == {pair.id for pair in imported}
+    assert await runs.lost_pairs(run) == 0
+    assert await runs.with_erased() == []
 
 
 # Everything that LLaMA-Factory does between a row of the file and the tokens of a prompt.

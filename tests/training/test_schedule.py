@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,3 +172,96 @@ async def test_a_run_is_seen_through_by_whoever_waits_for_it(store: Store, tmp_p
     waiting = Schedule(place.look(), shop.steps(), shop.runs, lease, timetable(tmp_path))
     run = await waiting.see_through(begun.id)
     assert run.state is RunState.AWAITING_APPROVAL
+
+
+@pytest.fixture
+async def shop(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    monkeypatch.setattr("training.steps.draw", lambda *_: None)
+    made = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
+    await _keep(store, made)
+    return made
+
+
+def at_once(store: Store, shop: Workshop, tmp_path: Path) -> Schedule:
+    """Who leads, and waits a moment only between two looks."""
+    place = Place(store, tmp_path, shop.runs)
+    lease = Lease(store, "loop", "me", seconds=0.3)
+    often = Timetable("0 3 * * *", 0.05, 6 * HOUR, f"sqlite:///{tmp_path / 'jobs.db'}")
+    return Schedule(place.look(), shop.steps(), shop.runs, lease, often)
+
+
+async def ended(shop: Workshop, leading: Schedule) -> Run:
+    """The run when it has ended, driven by this one."""
+    over, move = asyncio.Event(), shop.runs.move
+
+    async def moved(run: Run, to: RunState, **changes: Any) -> Run:
+        found = await move(run, to, **changes)
+        if found.ended:
+            over.set()
+        return found
+
+    shop.runs.move = moved  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(leading.run())
+    try:
+        async with asyncio.timeout(30):
+            await over.wait()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return await shop.runs.get("dpo-1")
+
+
+async def test_a_step_that_breaks_in_a_way_nobody_foresaw_ends_the_run_after_some_attempts(
+    shop: Workshop, store: Store, tmp_path: Path
+) -> None:
+    tries = 0
+
+    async def broken(stage: str, recipe: str) -> None:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("what somebody said")
+
+    shop.freeze = broken  # type: ignore[method-assign, assignment]
+    await shop.begun()
+    run = await ended(shop, at_once(store, shop, tmp_path))
+    assert (run.state, tries) == (RunState.REJECTED, 3)
+    assert "RuntimeError" in run.problem
+    assert "somebody" not in run.problem
+
+
+async def test_a_paused_loop_still_looks_at_what_is_tried_on_people(
+    shop: Workshop, store: Store, tmp_path: Path
+) -> None:
+    shop.fake.outcome = None
+    run = await shop.until(RunState.CANARY)
+    await shop.steps().advance(run)
+    shop.fake.outcome = RunState.ROLLED_BACK
+    (tmp_path / "paused").touch()
+    run = await ended(shop, at_once(store, shop, tmp_path))
+    assert run.state is RunState.ROLLED_BACK
+
+
+async def test_a_paused_loop_begins_no_canary(shop: Workshop, store: Store, tmp_path: Path) -> None:
+    run = await shop.until(RunState.CANARY)
+    (tmp_path / "paused").touch()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await ended(shop, at_once(store, shop, tmp_path))
+    assert (await shop.runs.get(run.id)).adapter == ""
+    assert shop.fake.asked == ["evaluate"]
+
+
+async def test_a_canary_that_no_run_tries_is_ended_by_whoever_leads(
+    shop: Workshop, store: Store, tmp_path: Path
+) -> None:
+    over = asyncio.Event()
+
+    async def end() -> None:
+        over.set()
+
+    shop.fake.end_abandoned = end  # type: ignore[method-assign]
+    leading = asyncio.create_task(at_once(store, shop, tmp_path).run())
+    async with asyncio.timeout(30):
+        await over.wait()
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)

@@ -50,6 +50,12 @@ def test_without_a_difference_it_rarely_cries_harm_however_often_one_looks() -> 
     assert looks.count(Standing.HARMFUL) <= 50
 
 
+def test_where_something_is_usual_at_the_moment_it_is_no_harm() -> None:
+    assert KNOWN.look([True] * 30, least=[0.98] * 30) is not Standing.HARMFUL
+    assert KNOWN.look([True] * 30, least=[1.0] * 30) is not Standing.HARMFUL
+    assert KNOWN.look([True] * 10, least=[0.0] * 10) is Standing.HARMFUL
+
+
 @pytest.mark.parametrize(("won", "lost"), [(0, 0), (3, 0), (10, 5), (5, 10), (40, 20)])
 def test_the_evidence_of_duels_is_the_mean_over_all_rates_above_a_half(won: int, lost: int) -> None:
     steps = 20_000

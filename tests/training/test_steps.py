@@ -520,6 +520,25 @@ async def test_who_was_erased_is_left_out_and_the_run_begins_again(
     assert gone.id not in await shop.runs.pairs_of(run.id)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_is_erased_during_the_canary_ends_it_and_the_others_pairs_wait_for_another(
+    shop: Workshop, store: Store, begun: bool
+) -> None:
+    shop.fake.outcome = None
+    run = await shop.until(S.CANARY)
+    if begun:
+        run = await shop.steps().advance(run)
+    gone = shop.pool.pop(3)
+    statement = sa.delete(pairs).where(pairs.c.id == gone.id)
+    await store.run(lambda connection: connection.execute(statement))
+    assert await shop.runs.pairs_tried()
+    shop.fake.outcome = S.ROLLED_BACK
+    run = await shop.steps().advance(run)
+    assert run.state is (S.ROLLED_BACK if begun else S.REJECTED)
+    assert "was erased" in run.problem
+    assert await shop.runs.pairs_tried() == frozenset()
+
+
 async def test_the_files_of_past_runs_forget_whoever_was_erased(
     shop: Workshop, store: Store
 ) -> None:

@@ -124,7 +124,7 @@ def approve(context: typer.Context, name: Name, operator: Operator = "") -> None
 
 @group.command()
 def pause(context: typer.Context, operator: Operator = "") -> None:
-    """Stop the loop within seconds: no run begins, and none goes a step further."""
+    """Stop the loop: no run begins, none goes a step further; a harmful canary still comes back."""
     from training.pause import pause_file
 
     file = pause_file(context.obj)
