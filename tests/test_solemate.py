@@ -25,6 +25,7 @@ from core.doctor import warn_of_models
 from core.errors import ConfigError, StoreError
 from core.expert import open_model
 from core.inbox import Inbox
+from core.messages import Platform
 from core.opening import on_disk, open_retriever, take_up
 from core.ports import port_is_free
 from core.redis_link import RedisLink
@@ -276,6 +277,21 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
 
         monkeypatch.setattr(store, "run", full)
         await forget(settings, store, Inbox(store, owner="test", depth=1))
+
+
+async def test_keys_of_what_came_are_kept_for_seven_days(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, write_objects(tmp_path, [SLIDES]))
+    source, keys = (Platform.TELEGRAM, "telegram:1"), ["update-1"]
+    async with Store(settings.database.address) as store:
+
+        def at_day(day: float) -> Inbox:
+            return Inbox(store, owner="test", depth=1, clock=lambda: day * 86_400)
+
+        await at_day(0).note_seen(*source, keys)
+        await forget(settings, store, at_day(6.9))
+        assert await at_day(6.9).unseen(*source, keys) == set()
+        await forget(settings, store, at_day(7.1))
+        assert await at_day(7.1).unseen(*source, keys) == set(keys)
 
 
 def without_training(environment: dict[str, str], program: str) -> subprocess.CompletedProcess[str]:

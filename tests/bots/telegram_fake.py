@@ -117,6 +117,9 @@ class FakeTelegram:
         self.calls_inside_a_penalty = 0
         self.drops = 0
         self._polls = 0
+        # Polls that are never answered.
+        self._stalls = 0
+        self._lines: set[asyncio.Transport] = set()
         self._flood: _Flood | None = None
         self._drop: _Drop | None = None
         # What a chat's drafts said since its last message.
@@ -262,6 +265,16 @@ class FakeTelegram:
         """Answer the next calls of a method like this; None closes the connection instead."""
         self._refusals[method] += refusals
 
+    def stall(self, polls: int) -> None:
+        """Leave the next polls without an answer, on lines that stay open."""
+        self._stalls = polls
+
+    def cut_lines(self) -> None:
+        """Break all connections that are open."""
+        for line in self._lines:
+            line.abort()
+        self._lines.clear()
+
     def relent(self, method: str) -> None:
         """Refuse no more calls of a method."""
         self._refusals[method].clear()
@@ -323,6 +336,8 @@ class FakeTelegram:
 
     async def _on_call(self, request: web.Request) -> web.StreamResponse:
         method = request.match_info["method"]
+        assert isinstance(request.transport, asyncio.Transport)
+        self._lines.add(request.transport)
         values = {key: _value(str(text)) for key, text in (await request.post()).items()}
         self.calls.append(Call(method, values))
         try:
@@ -403,6 +418,9 @@ class FakeTelegram:
     async def _getUpdates(self, values: Json) -> list[Json]:
         if self.webhook:
             raise Refusal(409, "Conflict: can't use getUpdates method while webhook is active")
+        if self._stalls:
+            self._stalls -= 1
+            await asyncio.Event().wait()
         if offset := values.get("offset"):
             self.waiting = [one for one in self.waiting if one["update_id"] >= offset]
             self.confirmed = offset

@@ -468,6 +468,36 @@ async def test_a_lost_connection_is_made_anew(tmp_path: Path, fake: FakeTelegram
         await fake.answered()
 
 
+async def test_a_stalled_poll_is_noticed_reported_and_given_up_for_another(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.telegram.polling.STALL_SECONDS", 0.01)
+    fake.stall(2)
+    with capture_logs() as logged:
+        async with solemate(tmp_path, fake) as world:
+            await fake.says(QUESTION)
+            await fake.answered()
+            assert world.polling.status.complaint == ""
+    problems = [one["problem"] for one in logged if one["event"] == "telegram_failed"]
+    assert len(problems) == 2
+    assert all("did not answer in time" in problem for problem in problems)
+
+
+async def test_answers_go_on_when_all_connections_broke(tmp_path: Path, fake: FakeTelegram) -> None:
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model):
+        for number in range(8):
+            await fake.says(QUESTION, user=100 + number, chat=100 + number)
+        await model.waiting.wait()
+        fake.cut_lines()
+        model.gate.set()
+        await fake.answered(8)
+        fake.cut_lines()
+        await fake.says(QUESTION)
+        await fake.answered(9)
+    assert len(fake.shown) == 9
+
+
 async def test_a_refused_token_ends_nothing(tmp_path: Path, fake: FakeTelegram) -> None:
     async with opened(tmp_path, fake, token=f"{BOT_ID}:wrong") as world, running(world):
         await fake.until(lambda: len(fake.called("getMe")) >= 2)
