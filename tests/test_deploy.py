@@ -61,6 +61,16 @@ vllm:generation_tokens_total{model_name="solemate"} 30
 vllm:time_to_first_token_seconds_bucket{model_name="solemate",le="0.1"} 1
 vllm:time_to_first_token_seconds_bucket{model_name="solemate",le="+Inf"} 2
 """
+# Some of dcgm-exporter's figures, as its default-counters.csv has them.
+CARDS_PAGE = "".join(
+    f'{name}{{gpu="0",modelName="NVIDIA A100-PCIE-40GB",Hostname="a100"}} {value}\n'
+    for name, value in {
+        "DCGM_FI_DEV_GPU_UTIL": 80,
+        "DCGM_FI_DEV_GPU_TEMP": 60,
+        "DCGM_FI_DEV_FB_USED": 30000,
+        "DCGM_FI_DEV_FB_FREE": 10000,
+    }.items()
+)
 
 
 def tool(name: str) -> str:
@@ -287,8 +297,60 @@ def test_compose_shows_nothing_to_other_machines_and_limits_everything(
         assert not image.endswith(":latest")
 
 
-def test_containers_are_started_with_commands_there_are(compose: dict[str, Any]) -> None:
-    check_command(compose["services"]["backup"]["command"])
+def cards_of(service: Mapping[str, Any]) -> list[str]:
+    """The devices that a service reserves, as they are written."""
+    reserved = service.get("deploy", {}).get("resources", {}).get("reservations", {})
+    return [card for device in reserved.get("devices", ()) for card in device.get("device_ids", ())]
+
+
+def test_no_two_servers_get_the_same_card_by_chance(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    model, trainer = cards_of(services["model"]), cards_of(services["trainer"])
+    assert (model, trainer) == (["${MODEL_CARD:-0}"], ["${TRAINER_CARD:-1}"])
+    told = (DEPLOY / "docker" / ".env.example").read_text("utf-8")
+    assert {"MODEL_CARD", "TRAINER_CARD", "ENGINE_CARD"} <= set(re.findall(r"# ([A-Z_]+)=", told))
+
+
+def test_an_engine_with_a_card_is_built_for_it(compose: dict[str, Any]) -> None:
+    laid_over = yaml.safe_load((DEPLOY / "docker" / "compose.gpu.yaml").read_text("utf-8"))
+    assert laid_over["services"].keys() <= compose["services"].keys()
+    engine = laid_over["services"]["engine"]
+    assert cards_of(engine) == ["${ENGINE_CARD:-0}"]
+    image = instructions(DEPLOY / "docker" / "engine.Dockerfile")
+    usual = dict(rest.split("=", 1) for name, rest in image if name == "ARG")
+    arguments = engine["build"]["args"]
+    assert arguments.keys() <= usual.keys()
+    extras = set(re.findall(r"--extra ([\w-]+)", arguments["EXTRAS"]))
+    assert extras >= set(re.findall(r"--extra ([\w-]+)", usual["EXTRAS"])) - {"serve-cpu"}
+    assert "gpu" in extras
+
+
+def test_prometheus_looks_at_services_that_there_are(compose: dict[str, Any]) -> None:
+    written = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    targets = {
+        job["job_name"]: target
+        for job in written["scrape_configs"]
+        for one in job["static_configs"]
+        for target in one["targets"]
+    }
+    assert targets.keys() == {"solemate", "model", "node", "gpu"}
+    assert {target.split(":")[0] for target in targets.values()} <= compose["services"].keys()
+
+
+def test_containers_make_a_backup_every_night(compose: dict[str, Any]) -> None:
+    backup = compose["services"]["backup"]
+    assert "profiles" not in backup
+    (program,) = backup["command"]
+    (arguments,) = re.findall(r"solemate (.*?);", program)
+    check_command(arguments.split())
+    (until,) = re.findall(r"sleep (.*?);", program)
+    seconds = output("sh", "-c", f"echo {until.replace('$$', '$')}", TZ="UTC")
+    then = time.gmtime(time.time() + int(seconds))
+    assert (then.tm_hour, then.tm_min) == (3, 30)
+    assert 0 < int(seconds) <= 86400
+
+
+def test_containers_are_started_with_commands_there_are() -> None:
     for document in manifests():
         for container in containers(document):
             arguments = container.get("args", ["up"])
@@ -494,7 +556,8 @@ def queries(dashboard: Path) -> list[str]:
 
 
 def names_in(query: str) -> set[str]:
-    return set(re.findall(r"\b(?:up\b|(?:solemate|process|node|vllm)[_:][a-z0-9_A-Z]+)", query))
+    ours = r"\b(?:up\b|(?:solemate|process|node|vllm|DCGM)[_:][a-z0-9_A-Z]+)"
+    return set(re.findall(ours, query))
 
 
 def engine_page(state: Path) -> str:
@@ -612,6 +675,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, node_page: str) -> dict[s
         "solemate": samples(engine_page(folder)) + about_duels,
         "model": samples(MODEL_PAGE),
         "node": samples(node_page),
+        "gpu": samples(CARDS_PAGE),
     }
 
 
@@ -705,6 +769,24 @@ def test_every_panel_of_a_dashboard_has_something_to_show(
         answer = prometheus.get("/query", params=asked).json()
         assert answer["status"] == "success", answer
         assert answer["data"]["result"], query
+
+
+@pytest.mark.parametrize("title", ["Failed", "Quoted", "Refused"])
+@pytest.mark.parametrize("missing", ['outcome="[a-z]+"', "solemate_answers_total"])
+def test_what_has_not_happened_yet_is_shown_as_none(
+    title: str, missing: str, prometheus: httpx.Client
+) -> None:
+    panels = [
+        panel
+        for dashboard in DASHBOARDS
+        for panel in json.loads(dashboard.read_text("utf-8"))["panels"]
+    ]
+    (panel,) = (one for one in panels if one["title"].startswith(title))
+    instead = 'outcome="never"' if "outcome" in missing else "never_total"
+    query = re.sub(missing, instead, panel["targets"][0]["expr"])
+    asked = {"query": query, "time": str(NOON)}
+    (shown,) = prometheus.get("/query", params=asked).json()["data"]["result"]
+    assert float(shown["value"][1]) == 0
 
 
 def shown_by(prometheus: httpx.Client, title: str) -> dict[str, float]:
