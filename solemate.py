@@ -383,7 +383,7 @@ async def warn_of_others(settings: Settings, link: RedisLink | None) -> None:
 
 def _probes(settings: Settings) -> dict[str, Probe]:
     """What looks at the platforms that are switched on, and at where runs go."""
-    from training.opening import examine_training
+    from training.opening import examine_serving, examine_training, serves_here
 
     probes: dict[str, Probe] = {}
     if settings.secrets.TELEGRAM_BOT_TOKEN is not None:
@@ -394,6 +394,8 @@ def _probes(settings: Settings) -> dict[str, Probe]:
         from bots.slack import opening as slack
 
         probes["slack"] = partial(slack.examine, settings)
+    if serves_here(settings):
+        probes["serving"] = partial(examine_serving, settings)
     probes["training"] = partial(examine_training, settings)
     return probes
 

@@ -21,7 +21,7 @@ import httpx
 import structlog
 from sqlalchemy.engine import make_url
 
-from core.backup import reading
+from core.backup import reading, run_tool
 from core.database import SAFE_SQLITE, check_tables, newest_revision, revision_of, revisions
 from core.device import cards
 from core.errors import (
@@ -104,6 +104,8 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _sqlite(settings)
     yield _disk(settings.state)
     yield await _store(settings)
+    if settings.database.url.startswith("postgresql"):
+        yield await asyncio.to_thread(_backup, settings)
     if link := open_link(settings):
         async with link:
             yield await examine_redis(link)
@@ -234,6 +236,24 @@ def _old_tables(address: str) -> str:
     if not found or found == newest or found not in revisions():
         return ""
     return f"its tables are of version {found}, this program's of {newest}"
+
+
+def _backup(settings: Settings) -> Finding:
+    """Whether `solemate backup` could dump the database: older programs refuse newer servers."""
+    try:
+        version = run_tool("pg_dump", "--version").split()[2]
+    except StoreError as exc:
+        advice = f"`solemate backup` needs it. {exc}"
+        return Finding("backup", Health.WARNING, "pg_dump cannot be used", advice)
+    server = None
+    # The store's own line says that it is away.
+    with suppress(StoreError), reading(settings.database.address) as connection:
+        server = connection.dialect.server_version_info
+    if server and int(version.partition(".")[0]) < int(server[0]):
+        advice = f"Install PostgreSQL's client programs of version {server[0]} or newer."
+        found = f"pg_dump {version} cannot back up PostgreSQL {server[0]}"
+        return Finding("backup", Health.WARNING, found, advice)
+    return Finding("backup", Health.OK, f"pg_dump {version}")
 
 
 async def examine_redis(link: RedisLink) -> Finding:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from core.doctor import Finding, Health
 from core.settings import Settings, at_root
 from training.llamafactory import recipe
+
+_LOOK = (
+    "import sys\n"
+    "from importlib.util import find_spec\n"
+    "print(*(name for name in sys.argv[1:] if find_spec(name) is None))"
+)
 
 
 def examine_here(settings: Settings) -> Finding:
@@ -19,27 +28,44 @@ def examine_here(settings: Settings) -> Finding:
     if wrong := misfit(settings):
         return Finding("training", Health.WARNING, f"{training.recipe} trains another model", wrong)
     keys = recipe("dpo", {}, model=training.recipe)
-    if training.python:
-        if not Path(training.python).is_file():
-            advice = "Correct training.python, or empty it for the interpreter that runs solemate."
-            return Finding("training", Health.WARNING, f"no file {training.python}", advice)
-        return Finding("training", Health.OK, f"{training.recipe}, by {training.python}")
-    needed = ["llamafactory"]
-    needed += ["deepspeed"] if "deepspeed" in keys else []
-    needed += ["bitsandbytes"] if "quantization_bit" in keys else []
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
+    if training.python and not Path(training.python).is_file():
+        advice = "Correct training.python, or empty it for the interpreter that runs solemate."
+        return Finding("training", Health.WARNING, f"no file {training.python}", advice)
+    if missing := _missing(training.python, packages_for(keys)):
         return Finding(
             "training",
             Health.WARNING,
             f"{training.recipe} needs {' and '.join(missing)}",
-            f"Run `uv pip install --python .venv/bin/python {' '.join(missing)}`, name another "
-            "interpreter with training.python, or another recipe.",
+            f"Run `uv pip install --python {training.python or '.venv/bin/python'} "
+            f"{' '.join(missing)}`, name another interpreter with training.python, or another "
+            "recipe.",
         )
+    if training.python:
+        return Finding("training", Health.OK, f"{training.recipe}, by {training.python}")
     if not keys.get("use_cpu") and not _sees_a_card():
         advice = "Train on another machine (training.launcher), or choose the recipe 'embedded'."
         return Finding("training", Health.WARNING, f"{training.recipe} needs a GPU", advice)
     return Finding("training", Health.OK, f"{training.recipe}, on this machine")
+
+
+def packages_for(keys: Mapping[str, Any]) -> list[str]:
+    """What an interpreter must have to train by a recipe with these keys."""
+    needed = ["llamafactory"]
+    needed += ["deepspeed"] if keys.get("deepspeed") else []
+    needed += ["bitsandbytes"] if keys.get("quantization_bit") else []
+    return needed
+
+
+def _missing(python: str, packages: Sequence[str]) -> list[str]:
+    """Those that an interpreter lacks; "" is this one. One that does not run lacks them all."""
+    if not python:
+        return [name for name in packages if find_spec(name) is None]
+    command = [python, "-c", _LOOK, *packages]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return list(packages)
+    return done.stdout.split()
 
 
 def misfit(settings: Settings) -> str:

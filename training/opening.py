@@ -7,13 +7,17 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 
+from core.errors import ConfigError
 from core.openai_model import OpenAIChatModel
 from core.opening import own_command
-from core.settings import Settings
+from core.ports import port_is_free
+from core.settings import ROOT, Settings
 from core.store import Store
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 # What needs the extra `train` is imported where it is needed: solemate answers without it.
 
 log = structlog.get_logger()
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def embedded_server(
@@ -65,6 +71,33 @@ async def examine_training(settings: Settings) -> Finding:
     if settings.training.launcher == "ray":
         return await examine_cluster(settings)
     return await asyncio.to_thread(examine_here, settings)
+
+
+async def examine_serving(settings: Settings) -> Finding:
+    """Look at the vLLM of this machine, which another may not need: the model is on one of them."""
+    from core.doctor import Finding, Health
+
+    try:
+        from training.servers.engines import VLLM_PYTHON
+        from training.servers.vllm import find_vllm
+
+        found = await find_vllm(VLLM_PYTHON)
+    except ImportError as exc:
+        return replace(_not_installed(exc), part="serving")
+    except ConfigError as exc:
+        found_none = "this machine could not serve the model with vLLM"
+        advice = f"Where another machine does, that is well. {exc}"
+        return Finding("serving", Health.WARNING, found_none, advice)
+    return Finding("serving", Health.OK, f"vLLM {found.version}")
+
+
+def serves_here(settings: Settings) -> bool:
+    """Whether this machine may have to serve the model: there is a vLLM, or nobody else does."""
+    if settings.model.embedded:
+        return False
+    ours = [url for url in map(urlsplit, settings.model.replicas) if url.hostname in _LOOPBACK]
+    has_vllm = (ROOT / ".venv-vllm").is_dir()
+    return has_vllm or any(port_is_free(url.hostname or "", url.port or 80) for url in ours)
 
 
 def _not_installed(missing: ImportError) -> Finding:

@@ -12,7 +12,7 @@ import httpx
 from core.doctor import Finding, Health
 from core.settings import Settings
 from training.llamafactory import recipe
-from training.local_probe import misfit
+from training.local_probe import misfit, packages_for
 from training.ray_api import Cluster, cluster_of, ray_client
 
 _SECONDS = 5.0
@@ -42,6 +42,9 @@ async def examine_cluster(
             "Start the Ray head and the tunnel to it, or correct training.ray_address.",
         )
     found = f"Ray {ray} at {cluster.address}, GPUs: {' + '.join(map(str, gpus)) or 'none'}"
+    # What is installed there cannot be seen from here.
+    if more := packages_for(recipe("dpo", {}, model=settings.training.recipe))[1:]:
+        found += f"; {settings.training.recipe} needs {' and '.join(more)} there"
     if missing := _lack(settings, gpus):
         return _ill(found, missing)
     return _secrecy(cluster, found, is_open=is_open)

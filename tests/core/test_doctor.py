@@ -255,6 +255,32 @@ async def test_a_model_without_its_weights_is_not_downloaded_yet(
     assert found["embeddings"].health is health
 
 
+@pytest.mark.parametrize(
+    ("program", "health", "said"),
+    [
+        ("", Health.WARNING, "pg_dump is not installed"),
+        ("echo pg_dump '(PostgreSQL)' 9.6.24", Health.WARNING, "Install PostgreSQL's client"),
+        ("echo pg_dump '(PostgreSQL)' 99.1 '(Debian 99.1-1)'", Health.OK, ""),
+    ],
+)
+async def test_what_backs_postgresql_up_is_looked_for(
+    tmp_path: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    health: Health,
+    said: str,
+) -> None:
+    if program:
+        (tmp_path / "pg_dump").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "pg_dump").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = (await findings(tmp_path, DATABASE__URL=postgres_url))["backup"]
+    assert found.health is health
+    assert said in found.advice
+    assert "backup" not in await findings(tmp_path)
+
+
 @pytest.fixture
 def running_solemate() -> Iterator[str]:
     """The port of a solemate that says it cannot use its database."""

@@ -52,8 +52,30 @@ def test_a_recipe_whose_adapters_do_not_fit_the_shipped_model_is_named() -> None
     assert "choose the recipe 'embedded'" in finding.advice
 
 
-def test_another_interpreter_is_only_looked_for(
+def interpreter(folder: Path, *missing: str) -> str:
+    """One that says that it lacks these packages."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\necho {' '.join(missing)}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_another_interpreter_is_asked_for_what_the_recipe_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert "no file" in found(monkeypatch, PYTHON=str(tmp_path / "python"))
     assert found(monkeypatch, PYTHON=sys.executable).startswith("ok")
+    other = interpreter(tmp_path, "deepspeed")
+    said = found(monkeypatch, PYTHON=other, RECIPE="llama3-8b")
+    assert said.startswith("warning: llama3-8b needs deepspeed")
+    assert f"--python {other} deepspeed" in said
+    other = interpreter(tmp_path)
+    assert found(monkeypatch, PYTHON=other, RECIPE="llama3-8b").startswith("ok")
+
+
+def test_an_interpreter_that_does_not_run_lacks_everything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "python").touch()
+    said = found(monkeypatch, PYTHON=str(tmp_path / "python"), RECIPE="llama3-8b")
+    assert said.startswith("warning: llama3-8b needs llamafactory and deepspeed")

@@ -373,7 +373,7 @@ async def test_doctor_is_content_with_a_gpu_behind_a_token() -> None:
     finding = await examine_cluster(settings, with_nodes(0, 1))
     assert (finding.health, finding.found) == (
         Health.OK,
-        "Ray 2.60.0 at http://127.0.0.1:8265, GPUs: 0 + 1",
+        "Ray 2.60.0 at http://127.0.0.1:8265, GPUs: 0 + 1; llama3-8b needs deepspeed there",
     )
 
 

@@ -15,11 +15,13 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from core.database import migrate, revision_of
+from core.doctor import Health
 from core.errors import AdapterRejected, ConfigError
 from core.routes import Route
 from core.settings import ROOT, Settings, load_settings
 from core.store import Store
 from core.tables import adapters, routes
+from training.opening import examine_serving, serves_here
 from training.servers import llamafactory_api, vllm
 from training.servers.engines import Wanted, serve_llamafactory, serve_vllm
 
@@ -30,6 +32,7 @@ CARD = vllm.Vllm(Path("/venv/bin/python"), "0.32.0", on_cpu=False)
 
 def environment_with(folder: Path, distribution: str, version: str) -> Path:
     """An interpreter that says it has this distribution."""
+    folder.mkdir(exist_ok=True)
     python = folder / "python"
     python.write_text(f"#!/bin/sh\necho {distribution} {version}\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
@@ -203,3 +206,23 @@ async def test_a_named_adapter_that_does_not_fit_is_named_at_start(
     other = wanted(python, adapters={"spoken": ADAPTER}, model=str(ROOT / "data/embedded/embedder"))
     with pytest.raises(ConfigError, match="holds no whole model"):
         await serve_vllm(settings, other)
+
+
+async def test_the_doctor_names_a_missing_and_an_old_vllm_where_the_model_may_be_served(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not serves_here(settings)
+    # Nobody answers on this machine's port 9, so that it may have to.
+    model = settings.model.model_copy(
+        update={"embedded": False, "base_url": "http://127.0.0.1:9/v1"}
+    )
+    assert serves_here(settings.model_copy(update={"model": model}))
+    for python, health, said in (
+        (tmp_path / "none", Health.WARNING, "make venv-vllm"),
+        (environment_with(tmp_path / "old", "vllm", "0.29.1"), Health.WARNING, "0.30 or newer"),
+        (environment_with(tmp_path / "new", "vllm", "0.32.0"), Health.OK, ""),
+    ):
+        monkeypatch.setattr("training.servers.engines.VLLM_PYTHON", python)
+        found = await examine_serving(settings)
+        assert (found.part, found.health) == ("serving", health)
+        assert said in found.advice
