@@ -27,6 +27,7 @@ from core.tables import audit, tombstones, turns
 
 DAY = 86400.0
 NOON = 1_767_182_400.0
+ROOT = Path(__file__).parents[2]
 SECRET = "九十九号柜台的王小姐"
 
 
@@ -194,6 +195,39 @@ async def test_a_restore_that_something_is_in_the_way_of_puts_back_what_was_ther
     await restore(place, made.file, now=NOON + 1)
     assert await replies(place) == ["r1", "r2"]
     assert (place.state / "people-secret").read_text() == "key"
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from core import restore
+from core.backup import Place
+
+for kind in (restore._Sqlite, restore._Postgres):
+    kind.exchange = lambda self: os._exit(9)
+url, state, file = sys.argv[1:]
+asyncio.run(restore.restore(Place(url, Path(state)), Path(file)))
+"""
+
+
+async def test_a_restore_that_was_killed_is_completed_by_the_next(
+    place: Place, tmp_path: Path
+) -> None:
+    made = await back_up(place, tmp_path / "backups", now=NOON)
+    await change(place, lambda store: erase(store, "web:bob", now=NOON + DAY))
+    (place.state / "people-secret").write_text("another key")
+    adapter(place, "shoes-v2")
+    # Just before the last of its steps.
+    command = [sys.executable, "-c", KILLED, place.url, str(place.state), str(made.file)]
+    killed = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+    assert await killed.wait() == 9
+    assert (await restore(place, made.file, now=NOON + DAY)).erased_again == 1
+    assert await replies(place) == ["r1"]
+    assert (place.state / "people-secret").read_text() == "key"
+    assert [one.name for one in (place.state / "adapters").iterdir()] == ["shoes-v1"]
+    assert not list(place.state.rglob(".restore-*"))
+    # What it had set aside is still there.
+    assert list(place.state.glob("replaced-*/adapters/shoes-v2"))
 
 
 async def test_a_restore_that_cannot_begin_leaves_nothing_behind(
