@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,14 @@ from bots.metrics import Metrics
 from bots.way import Way
 from bots.windows import Windows
 from core.engine import Engine
-from core.errors import Busy, ImageRejected, MessageRejected, RedisUnavailable, SolemateError
+from core.errors import (
+    Busy,
+    ImageRejected,
+    MessageRejected,
+    RedisUnavailable,
+    SolemateError,
+    StoreError,
+)
 from core.inbox import Inbox, Letter, Receipt
 from core.messages import Done, Event, Platform, UserMessage
 from core.redis_link import KEYS, RedisLink
@@ -40,6 +47,8 @@ POLL_SECONDS = 2.0
 BACKLOG_SECONDS = 10.0
 # So soon it is noticed that another replica has stopped an answer, or deleted its conversation.
 HEED_SECONDS = 0.5
+# Messages that could not be committed, and were counted all the same.
+MOST_COUNTED = 10_000
 # What is held until a moment may be leased just after it.
 HOLD_ENDS_SECONDS = 0.01
 
@@ -56,21 +65,33 @@ class Allowance:
 class Limits:
     """Counts what each person sends, in moving windows: in Redis, or here where it is away."""
 
-    def __init__(self, allowance: Allowance, link: RedisLink | None = None) -> None:
+    def __init__(
+        self,
+        allowance: Allowance,
+        link: RedisLink | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._own = Windows()
+        self._clock = clock
         self._link = link
         self._shared = None if link is None else MovingWindowRateLimiter(_storage(link))
         self._minute = RateLimitItemPerMinute(allowance.messages_per_minute)
         self._day = RateLimitItemPerDay(allowance.messages_per_day)
         self._photos = RateLimitItemPerMinute(allowance.photos_per_minute)
 
-    async def count(self, user_id: str, *, photos: int, messages: int = 1) -> None:
-        """Count what comes; raise `Busy` when it is more than the person may send."""
-        for item, name, cost in (
-            (self._day, "day", messages),
-            (self._minute, "minute", messages),
-            (self._photos, "photos", photos),
-        ):
+    async def count(
+        self, user_id: str, *, photos: int, messages: int = 1, sent_at: float | None = None
+    ) -> None:
+        """Count what comes; raise `Busy` when it is more than the person may send.
+
+        What was sent a while ago, at `sent_at` (Unix seconds), and comes now that we are here
+        again, was not sent within this minute.
+        """
+        counts: list[tuple[RateLimitItem, str, int]] = [(self._day, "day", messages)]
+        if sent_at is None or self._clock() - sent_at <= self._minute.get_expiry():
+            counts += [(self._minute, "minute", messages), (self._photos, "photos", photos)]
+        for item, name, cost in counts:
             if cost and (wait := await self._wait(item, (name, user_id), cost)):
                 raise Busy(
                     f"Too many messages: at most {item.amount} per {item.get_expiry()} seconds.",
@@ -135,6 +156,7 @@ class Lanes:
         self._woken = asyncio.Event()
         self._stops: dict[tuple[str, str], asyncio.Event] = {}
         self._letters: dict[int, asyncio.Event] = {}
+        self._counted: set[tuple[str, str]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._taking: set[asyncio.Task[Receipt]] = set()
         self._answering: set[asyncio.Task[None]] = set()
@@ -160,22 +182,34 @@ class Lanes:
                 raise
             raise group.exceptions[0] from None
 
-    async def submit(self, message: UserMessage, *, sender: str | None = None) -> bool:
+    async def submit(
+        self, message: UserMessage, *, sender: str | None = None, sent_at: float | None = None
+    ) -> bool:
         """Commit a message to the inbox; false when the same one came before.
 
         Raises `Busy` over the conversation's depth or the limits of `sender`, by default the
-        message's person: whoever is a new person each time is known by something else.
+        message's person: whoever is a new person each time is known by something else. Where a
+        platform says when it was sent, `sent_at` (Unix seconds) tells which minute it counts for.
+        Raises `StoreError` where it has to come again.
         """
         if await self._knows(message, message.id):
             return False
-        await self._limits.count(sender or message.user_id, photos=message.photo_count)
-        if self._tasks is not None and self._is_next(message):
-            return await self._take(message, self._tasks)
-        fresh = await self._inbox.put(message)
-        self._woken.set()
-        return fresh
+        key, who = _key(message), sender or message.user_id
+        async with self._counting(key, who, photos=message.photo_count, sent_at=sent_at):
+            if self._tasks is not None and self._is_next(message):
+                return await self._take(message, self._tasks)
+            fresh = await self._inbox.put(message)
+            self._woken.set()
+            return fresh
 
-    async def join(self, message: UserMessage, part: str, *, hold_seconds: float) -> bool:
+    async def join(
+        self,
+        message: UserMessage,
+        part: str,
+        *,
+        hold_seconds: float,
+        sent_at: float | None = None,
+    ) -> bool:
         """Commit one part of a message that comes in parts; false when it came before.
 
         All parts that come within `hold_seconds` of each other are answered together. Raises
@@ -183,21 +217,51 @@ class Lanes:
         """
         if await self._knows(message, part):
             return False
-        known = await self._knows(message, message.id)
-        await self._limits.count(
-            message.user_id, photos=message.photo_count, messages=int(not known)
-        )
-        fresh = await self._inbox.join(message, part, hold_seconds=hold_seconds)
+        key, messages = (message.conversation_id, part), 1
+        if await self._knows(message, message.id):
+            messages = 0
+        costs = {"photos": message.photo_count, "messages": messages}
+        async with self._counting(key, message.user_id, **costs, sent_at=sent_at):
+            fresh = await self._inbox.join(message, part, hold_seconds=hold_seconds)
         asyncio.get_running_loop().call_later(hold_seconds + HOLD_ENDS_SECONDS, self._woken.set)
         return fresh
 
     async def _knows(self, message: UserMessage, message_id: str) -> bool:
         return await self._inbox.knows(message.platform, message.conversation_id, message_id)
 
-    async def behind(self) -> int:
-        """How many messages a new one would wait for; 0 while they are answered at once."""
+    @asynccontextmanager
+    async def _counting(
+        self,
+        key: tuple[str, str],
+        who: str,
+        *,
+        photos: int,
+        messages: int = 1,
+        sent_at: float | None = None,
+    ) -> AsyncIterator[None]:
+        """Count what is committed in the block; not again where that failed and it comes again."""
+        if key not in self._counted:
+            await self._limits.count(who, photos=photos, messages=messages, sent_at=sent_at)
+        self._counted.discard(key)
+        try:
+            yield
+        except StoreError:
+            if len(self._counted) < MOST_COUNTED:
+                self._counted.add(key)
+            raise
+
+    async def behind(self, message: UserMessage | None = None) -> int:
+        """How many messages a new one would wait for; 0 while they are answered soon.
+
+        This very `message` would wait for those of its own conversation, too.
+        """
         waiting, seconds = await self._inbox.backlog()
-        return waiting if seconds > BACKLOG_SECONDS else 0
+        if seconds > BACKLOG_SECONDS:
+            return waiting
+        if message is None or waiting < self._inbox.depth:
+            return 0
+        ahead = await self._inbox.ahead(message)
+        return ahead if ahead >= self._inbox.depth else 0
 
     async def stop(self, conversation_id: str, message_id: str) -> bool:
         """End an answer under way where it is, on whatever replica; false when it is over."""

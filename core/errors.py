@@ -9,6 +9,7 @@ SolemateError
 ├── Busy                 too many messages at once, or too many from one person
 ├── NotFound             no such reply, conversation, adapter or file
 ├── StoreError           the database cannot be opened or written
+│   └── NoRoom           so many messages of one conversation wait that one more has to come again
 ├── RedisUnavailable     Redis does not answer; what it does is done without it
 ├── ModelUnavailable     the model server is unreachable, too slow, or refuses
 │   ├── AnswerIncomplete the model's answer is truncated, empty or not from the model we asked
@@ -96,6 +97,10 @@ class StoreError(SolemateError):
 
     code = "not_saved"
     status = 503
+
+
+class NoRoom(StoreError):
+    """So many messages of one conversation wait that no more is taken; it has to come again."""
 
 
 class RedisUnavailable(SolemateError):

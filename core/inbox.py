@@ -21,13 +21,19 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from core.database import upsert
-from core.errors import Busy
+from core.errors import Busy, NoRoom
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.tables import inbox, posts, turns
 from core.transactions import lock, now_of
 
 log = structlog.get_logger()
+
+# Whoever writes here still has the text, and can send it again when told to.
+_CAN_ASK_AGAIN = (Platform.WEB, Platform.API, Platform.TERMINAL)
+# Elsewhere so many times the depth may wait: more than one person may send in a day, so that none
+# of them alone keeps a platform from handing over the messages of all.
+ROOM = 50
 
 KEY = ("platform", "conversation_id", "message_id")
 _UNANSWERED = inbox.c.state.in_(("new", "leased"))
@@ -96,14 +102,15 @@ class Inbox:
         """Without a `clock` the database's is gone by: another replica's may be a minute off."""
         self._store = store
         self._owner = owner
-        self._depth = depth
+        self.depth = depth
         self.lease_seconds = lease_seconds
         self._clock = clock
 
     async def put(self, message: UserMessage) -> bool:
         """Commit a message; false when the same one was here before, however many wait.
 
-        Raises `Busy` when `depth` messages of its conversation are waiting already.
+        Raises `Busy` when `depth` messages of its conversation are waiting already, and whoever
+        sent it can be asked to do so again; elsewhere `NoRoom` when far more than that are.
         """
         receipt = await self._store.run(
             lambda connection: self._put(connection, message, lease=False)
@@ -136,8 +143,7 @@ class Inbox:
         """Commit one part of a message that comes in parts; false when it was here before.
 
         Parts that come until `hold_seconds` after the last one are answered together. One that
-        comes later is a message of its own, with those that come after it. Raises `Busy` like
-        `put`.
+        comes later is a message of its own, with those that come after it. Raises like `put`.
         """
         of_conversation = _of_conversation(message.platform, message.conversation_id)
         late = replace(message, id=f"{message.id}-{part}")
@@ -278,6 +284,11 @@ class Inbox:
             return waiting, now - oldest if oldest is not None else 0.0
 
         return await self._store.run(work)
+
+    async def ahead(self, message: UserMessage) -> int:
+        """How many messages of a message's conversation have no answer yet."""
+        query, key = _WAITING, _key(message)
+        return await self._store.run(lambda connection: connection.execute(query, key).scalar_one())
 
     async def waiting(self) -> tuple[int, float]:
         """How many messages wait or are being answered, and the oldest one's age in seconds."""
@@ -441,14 +452,14 @@ class Inbox:
         return now_of(connection) if self._clock is None else self._clock()
 
     def _count_waiting(self, connection: Connection, message: UserMessage) -> int:
-        """How many messages of its conversation wait; `Busy` where one more is too many."""
+        """How many messages of its conversation wait; raises where one more is too many."""
         waiting: int = connection.execute(_WAITING, _key(message)).scalar_one()
-        if waiting >= self._depth:
-            raise Busy(
-                f"{self._depth} messages of this conversation are waiting; wait for their answers.",
-                retry_after_seconds=10,
-            )
-        return waiting
+        asks_again = message.platform in _CAN_ASK_AGAIN
+        most = self.depth if asks_again else self.depth * ROOM
+        if waiting < most:
+            return waiting
+        words = f"{most} messages of this conversation are waiting; wait for their answers."
+        raise Busy(words, retry_after_seconds=10) if asks_again else NoRoom(words)
 
     def _leased(self, now: float, attempts: int) -> dict[str, Any]:
         until = now + self.lease_seconds

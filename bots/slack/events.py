@@ -134,8 +134,8 @@ class Events:
             if not message.text and not message.photo_count:
                 raise MessageRejected("There is neither text nor photo.", code="text_or_photo")
             self.engine.check(message)
-            behind = await self.lanes.behind()
-            if await self.lanes.submit(message) and behind:
+            behind = await self.lanes.behind(message)
+            if await self.lanes.submit(message, sent_at=float(message.id)) and behind:
                 self.talk.errands.run(self.answers.announce(message, behind + 1))
         except (MessageRejected, ImageRejected, Busy) as exc:
             await self._note(place.team, key)

@@ -16,7 +16,7 @@ from telegram.error import (
     TelegramError,
 )
 
-from core.errors import SolemateError
+from core.errors import NoRoom, SolemateError
 
 log = structlog.get_logger()
 
@@ -96,6 +96,8 @@ def explain(error: Exception) -> str:
             return "Telegram cannot be reached; messages wait there meanwhile."
         case TelegramError():
             return "Telegram refuses to answer at the moment; the log says why."
+        case NoRoom():
+            return "One chat has more waiting than fits; new messages wait at Telegram meanwhile."
         case SolemateError():
             return "Nothing can be saved, so no message is taken; they wait at Telegram."
         case _:

@@ -139,12 +139,13 @@ class Updates:
     async def _submit(self, message: Message, part: UserMessage) -> None:
         """Commit a question, or a photo of an album, and say so where it has to wait."""
         self.engine.check(part)
+        sent_at = message.date.timestamp()
         if message.media_group_id:
             number = str(message.message_id)
-            await self.lanes.join(part, number, hold_seconds=self.album_seconds)
+            await self.lanes.join(part, number, hold_seconds=self.album_seconds, sent_at=sent_at)
             return
-        behind = await self.lanes.behind()
-        if await self.lanes.submit(part) and behind:
+        behind = await self.lanes.behind(part)
+        if await self.lanes.submit(part, sent_at=sent_at) and behind:
             self.talk.errands.run(self.answers.announce(part, behind + 1))
 
     async def _to_user_message(self, message: Message, user: User, place: Place) -> UserMessage:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -109,6 +110,7 @@ class FakeSlack:
         self.address = ""
         self._refusals: dict[str, list[Refusal | None]] = defaultdict(list)
         self._numbers = itertools.count(1)
+        self._last_ts = 0.0
         self._changed = asyncio.Condition()
 
     @property
@@ -540,7 +542,9 @@ class FakeSlack:
         return blocks
 
     def _new_ts(self) -> str:
-        return f"1790000000.{next(self._numbers):06}"
+        # Each is another, and later than the one before.
+        self._last_ts = max(time.time(), self._last_ts + 0.001)
+        return f"{self._last_ts:.6f}"
 
     async def _note(self) -> None:
         async with self._changed:

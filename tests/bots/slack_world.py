@@ -107,6 +107,7 @@ async def opened(
     pace: Pace | None = None,
     app_token: str = APP_TOKEN,
     duels: DuelSettings = NO_DUELS,
+    depth: int = 20,
 ) -> AsyncIterator[World]:
     """Everything, before anything runs."""
     bots: dict[Platform, Bot] = {}
@@ -115,7 +116,13 @@ async def opened(
     access = access_to(fake, mode=mode, guests=guests, app_token=app_token)
     async with (
         open_desk(
-            folder, model, bots=bots, prepare=prepare, allowance=allowance, duels=duels
+            folder,
+            model,
+            bots=bots,
+            prepare=prepare,
+            allowance=allowance,
+            duels=duels,
+            depth=depth,
         ) as desk,
         open_slack(
             access,

@@ -89,6 +89,7 @@ async def opened(
     allowance: Allowance = PLENTY,
     rates: Rates = FAST,
     width: int = 4,
+    depth: int = 20,
     lease_seconds: float = 60.0,
     album_seconds: float = 0.2,
     duels: DuelSettings = NO_DUELS,
@@ -107,6 +108,7 @@ async def opened(
                 prepare=prepare,
                 allowance=allowance,
                 width=width,
+                depth=depth,
                 lease_seconds=lease_seconds,
                 duels=duels,
             )

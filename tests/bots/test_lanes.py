@@ -504,6 +504,35 @@ async def test_a_photo_of_an_album_that_comes_again_does_not_count(tmp_path: Pat
             await desk.lanes.join(album, "c", hold_seconds=60)
 
 
+async def test_what_comes_again_after_a_failed_commit_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowance = Allowance(messages_per_minute=1, photos_per_minute=1, messages_per_day=9)
+    async with open_desk(tmp_path, allowance=allowance) as desk:
+        with monkeypatch.context() as broken:
+
+            async def full(_: UserMessage) -> bool:
+                raise StoreError("The disk is full.")
+
+            broken.setattr(desk.inbox, "put", full)
+            for _ in range(3):
+                with pytest.raises(StoreError):
+                    await desk.lanes.submit(ask(1))
+        assert await desk.lanes.submit(ask(1))
+        with pytest.raises(Busy):
+            await desk.lanes.submit(ask(2))
+
+
+async def test_what_was_sent_long_ago_counts_for_its_day_and_not_for_this_minute() -> None:
+    allowance = Allowance(messages_per_minute=1, photos_per_minute=1, messages_per_day=3)
+    limits = Limits(allowance, clock=lambda: 10_000.0)
+    await limits.count("w:one", photos=1, sent_at=9_000.0)
+    await limits.count("w:one", photos=1, sent_at=9_000.0)
+    await limits.count("w:one", photos=1, sent_at=9_990.0)
+    with pytest.raises(Busy):
+        await limits.count("w:one", photos=0, sent_at=9_000.0)
+
+
 async def test_photos_have_a_limit_of_their_own() -> None:
     limits = Limits(Allowance(messages_per_minute=9, photos_per_minute=1, messages_per_day=9))
     await limits.count("w:one", photos=1)

@@ -480,6 +480,23 @@ async def test_over_the_limit_there_is_one_friendly_line(tmp_path: Path, fake: F
     assert "busy" in fake.texts()[1]
 
 
+async def test_a_long_queue_of_one_thread_is_answered_whole(
+    tmp_path: Path, fake: FakeSlack
+) -> None:
+    model = HeldChatModel([ANSWER])
+    async with solemate(tmp_path, fake, model, depth=2) as world:
+        root = (await fake.mentions("canvas 0?"))["ts"]
+        for number in range(1, 6):
+            await fake.all_acknowledged()
+            await fake.mentions(f"canvas {number}?", thread=root)
+        await fake.until(lambda: say("in_line", "en", number=6) in fake.texts(GENERAL))
+        model.gate.set()
+        await fake.answered(6)
+        asked = [row.question for row in await world.rows(turns.c.question)]
+    assert asked == [f"canvas {number}?" for number in range(6)]
+    assert len(fake.texts(GENERAL)) == 6
+
+
 async def test_the_answer_is_in_the_chosen_language(tmp_path: Path, fake: FakeSlack) -> None:
     async with solemate(tmp_path, fake):
         await fake.opens_home()
@@ -519,10 +536,10 @@ async def test_what_could_not_be_committed_comes_again(
     async with opened(tmp_path, fake) as world:
         submit, failures = world.desk.lanes.submit, [StoreError("full")]
 
-        async def full_disk(message: UserMessage) -> bool:
+        async def full_disk(message: UserMessage, **more: Any) -> bool:
             if failures:
                 raise failures.pop()
-            return await submit(message)
+            return await submit(message, **more)
 
         monkeypatch.setattr(world.desk.lanes, "submit", full_disk)
         async with running(world):
@@ -675,7 +692,7 @@ async def test_in_a_queue_the_place_of_the_answer_says_so(
 ) -> None:
     async with opened(tmp_path, fake) as world:
 
-        async def behind() -> int:
+        async def behind(_: UserMessage) -> int:
             return 3
 
         monkeypatch.setattr(world.desk.lanes, "behind", behind)

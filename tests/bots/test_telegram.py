@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -327,10 +328,10 @@ async def test_a_message_that_could_not_be_committed_comes_again(
     async with opened(tmp_path, fake) as world:
         submit, failures = world.desk.lanes.submit, [StoreError("full"), StoreError("still full")]
 
-        async def full_disk(message: UserMessage) -> bool:
+        async def full_disk(message: UserMessage, **more: Any) -> bool:
             if failures:
                 raise failures.pop()
-            return await submit(message)
+            return await submit(message, **more)
 
         monkeypatch.setattr(world.desk.lanes, "submit", full_disk)
         async with running(world):
@@ -399,8 +400,8 @@ async def test_polling_rests_while_more_waits_than_can_be_answered(
     async with opened(tmp_path, fake, model, width=1) as world:
         behind = world.desk.lanes.behind
 
-        async def watched() -> int:
-            number = await behind()
+        async def watched(*message: UserMessage) -> int:
+            number = await behind(*message)
             if number:
                 resting.set()
             return number
@@ -422,6 +423,56 @@ async def test_polling_rests_while_more_waits_than_can_be_answered(
             # It looks again after a while.
             while world.polling.status.resting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_a_long_queue_of_one_chat_is_answered_whole(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    people = range(100, 107)
+    for user in people:
+        await fake.says(f"@{USERNAME} canvas {user}?", user=user, chat=GROUP)
+    model = HeldChatModel([ANSWER])
+    async with opened(tmp_path, fake, model, depth=2) as world, running(world):
+        in_line = [say("in_line", "en", number=number) for number in range(3, 8)]
+        await fake.until(lambda: set(in_line) <= set(fake.texts(GROUP)))
+        model.gate.set()
+        await fake.answered(len(people))
+        asked = [row.question for row in await world.rows(turns.c.question)]
+    assert asked == [f"canvas {user}?" for user in people]
+    assert len(fake.shown) == len(people)
+
+
+async def test_what_one_chat_has_no_room_for_waits_at_telegram(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.inbox.ROOM", 2)
+    for number in range(5):
+        await fake.says(f"canvas {number}?")
+    model = HeldChatModel([ANSWER])
+    allowance = Allowance(messages_per_minute=5, photos_per_minute=1, messages_per_day=5)
+    async with (
+        opened(tmp_path, fake, model, allowance=allowance, depth=1) as world,
+        running(world),
+    ):
+        await fake.until(lambda: len(fake.called("getUpdates")) > 3)
+        assert "wait at Telegram" in world.polling.status.complaint
+        assert len(fake.waiting) == 5
+        model.gate.set()
+        await fake.answered(5)
+        asked = [row.question for row in await world.rows(turns.c.question)]
+    assert asked == [f"canvas {number}?" for number in range(5)]
+
+
+async def test_what_waited_while_we_were_away_is_not_too_much_at_once(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    allowance = Allowance(messages_per_minute=1, photos_per_minute=1, messages_per_day=10)
+    an_hour_ago = int(time.time()) - 3600
+    for number in range(4):
+        await fake.says(f"canvas {number}?", date=an_hour_ago)
+    async with opened(tmp_path, fake, allowance=allowance) as world, running(world):
+        await fake.answered(4)
+    assert len(fake.shown) == 4
 
 
 async def test_a_command_that_comes_again_is_carried_out_once(

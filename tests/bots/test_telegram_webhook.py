@@ -89,7 +89,7 @@ async def test_what_is_posted_is_committed_before_it_is_confirmed(
 async def test_what_cannot_be_committed_is_asked_for_again(
     tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full_disk(message: object) -> bool:
+    async def full_disk(*_: object, **more: object) -> bool:
         raise StoreError("full")
 
     async with called(tmp_path, fake) as caller:

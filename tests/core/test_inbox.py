@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from core.errors import Busy
+from core.errors import Busy, NoRoom
 from core.inbox import DeadLetter, Inbox, Post
 from core.messages import Platform, UserMessage
 from core.store import Store
@@ -243,6 +243,18 @@ async def test_a_repeat_in_a_full_conversation_is_no_error(inbox: Inbox) -> None
     for number in range(3):
         await inbox.put(message(number))
     assert not await inbox.put(message(0))
+
+
+async def test_whoever_cannot_be_asked_again_is_not_refused(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.inbox.ROOM", 2)
+    for number in range(6):
+        assert await inbox.put(message(number, platform=Platform.TELEGRAM))
+    assert await inbox.ahead(message(9, platform=Platform.TELEGRAM)) == 6
+    with pytest.raises(NoRoom, match="6 messages of this conversation are waiting"):
+        await inbox.put(message(9, platform=Platform.TELEGRAM))
+    assert not await inbox.put(message(5, platform=Platform.TELEGRAM))
 
 
 async def test_waiting_counts_and_tells_the_oldest_age(inbox: Inbox, clock: Clock) -> None:
