@@ -28,11 +28,17 @@ class Bot(Protocol):
     """One platform's way of showing answers; it translates and does not think."""
 
     async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
-        """Show the answer to `message` as its events come; errors of `events` pass through."""
+        """Show the answer to `message` as its events come; errors of `events` pass through.
+
+        Raises `PlatformAway` where the platform could not be reached: the same is shown later.
+        """
         ...
 
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
-        """Say once that `message` gets no answer; `error` is what we can explain, if anything."""
+        """Say once that `message` gets no answer; `error` is what we can explain, if anything.
+
+        Raises `PlatformAway` like `show`.
+        """
         ...
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 import structlog
 from aiolimiter import AsyncLimiter
+
+from core.errors import PlatformAway, SolemateError
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -44,6 +47,19 @@ class Unreachable:
 Reading = Callable[[Exception], Wait | Unreachable | None]
 # What calls in a lane have to pass: limiters of its own, or of several lanes together.
 Limits = Callable[[Hashable], Sequence[AsyncLimiter]]
+
+
+@contextmanager
+def reaching(read: Reading) -> Iterator[None]:
+    """Raise `PlatformAway` for what goes wrong in the block and is the platform's own trouble."""
+    try:
+        yield
+    except SolemateError:
+        raise
+    except Exception as exc:
+        if read(exc) is None:
+            raise
+        raise PlatformAway(f"The platform cannot be reached ({type(exc).__name__}).") from exc
 
 
 class Courier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -20,11 +21,13 @@ from bots.headstart import HeadStart
 from bots.metrics import Metrics
 from bots.way import Way
 from bots.windows import Windows
+from core.apologies import Owed
 from core.engine import Engine
 from core.errors import (
     Busy,
     ImageRejected,
     MessageRejected,
+    PlatformAway,
     RedisUnavailable,
     SolemateError,
     StoreError,
@@ -47,10 +50,26 @@ POLL_SECONDS = 2.0
 BACKLOG_SECONDS = 10.0
 # So soon it is noticed that another replica has stopped an answer, or deleted its conversation.
 HEED_SECONDS = 0.5
+# What the store keeps of why a message was put aside.
+MOST_OF_A_PROBLEM = 200
 # Messages that could not be committed, and were counted all the same.
 MOST_COUNTED = 10_000
 # What is held until a moment may be leased just after it.
 HOLD_ENDS_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds between the tries to answer a message, and for how long a platform may be away."""
+
+    first_pause_seconds: float = 1.0
+    longest_pause_seconds: float = 60.0
+    away_seconds: float = 600.0
+
+    def pause(self, failing_seconds: float) -> float:
+        """The pause after it has failed for so long: 1, 5, 25 and then 60 seconds, about."""
+        longest = min(self.longest_pause_seconds, 4 * failing_seconds)
+        return max(self.first_pause_seconds, longest) * random.uniform(1.0, 1.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +155,7 @@ class Lanes:
         bots: Mapping[Platform, Bot],
         limits: Limits,
         width: int,
+        patience: Patience | None = None,
         prepare: Mapping[Platform, Prepare] | None = None,
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
@@ -151,6 +171,7 @@ class Lanes:
         self._engine = engine
         self._bots = bots
         self._limits = limits
+        self._patience = patience or Patience()
         self._prepare = {} if prepare is None else prepare
         self._slots = asyncio.Semaphore(width)
         self._woken = asyncio.Event()
@@ -167,7 +188,7 @@ class Lanes:
         try:
             async with asyncio.TaskGroup() as tasks:
                 dispatcher = tasks.create_task(self._dispatch(tasks))
-                heeding = tasks.create_task(self._heed())
+                beside = [tasks.create_task(one) for one in (self._heed(), self._say_sorry())]
                 self._tasks = tasks
                 try:
                     yield
@@ -175,7 +196,8 @@ class Lanes:
                     self._tasks = None
                     dispatcher.cancel()
                     await self._drain()
-                    heeding.cancel()
+                    for task in beside:
+                        task.cancel()
         except BaseExceptionGroup as group:
             # The block's own error is what its caller waits for, not a group of one.
             if len(group.exceptions) > 1:
@@ -385,7 +407,10 @@ class Lanes:
                 await self._woken.wait()
 
     async def _handle(self, letter: Letter, ahead: HeadStart | None) -> None:
-        """Answer one letter; what fails is tried again, and put aside after three times."""
+        """Answer one letter; what fails is tried again, and put aside after three times.
+
+        Where the platform is away, that is nobody's fault: it is tried again for ten minutes.
+        """
         message = letter.message
         key = _key(message)
         stop = ahead.stop if ahead else asyncio.Event()
@@ -406,6 +431,10 @@ class Lanes:
         except (MessageRejected, ImageRejected) as exc:
             way.end(type(exc).__name__)
             await self._put_aside(letter, bot, exc)
+        except PlatformAway as exc:
+            way.end(type(exc).__name__)
+            log.warning("platform_away", message=message.id, problem=str(exc))
+            await self._put_aside(letter, bot, exc)
         # The outermost handler: one bad message must not stop the others.
         except Exception as exc:
             way.end(type(exc).__name__)
@@ -420,18 +449,71 @@ class Lanes:
 
     async def _put_aside(self, letter: Letter, bot: Bot, exc: Exception) -> None:
         """Try again later, or give up with one apology; a refused message is not tried again."""
-        refused = isinstance(exc, (MessageRejected, ImageRejected))
         try:
-            if letter.attempts < ATTEMPTS and not refused:
-                await self._inbox.retry(letter)
-                return
-            await (self._inbox.done(letter) if refused else self._inbox.dead(letter))
-            self.metrics.failed(letter.message.platform)
-            await bot.apologise(letter.message, exc if isinstance(exc, SolemateError) else None)
-        # The outermost handler again: neither may a platform that is away. What could not be
-        # written is taken up when its lease runs out.
+            match exc:
+                case MessageRejected() | ImageRejected():
+                    await self._refuse(letter, bot, exc)
+                case PlatformAway() if letter.failing_seconds < self._patience.away_seconds:
+                    await self._try_later(letter, counts=False)
+                case PlatformAway():
+                    await self._give_up(letter, bot, exc)
+                case _ if letter.attempts < ATTEMPTS:
+                    await self._try_later(letter, counts=True)
+                case _:
+                    await self._give_up(letter, bot, exc)
+        # The outermost handler again. What could not be written is taken up when its lease runs
+        # out.
+        except Exception:
+            log.exception("not_put_aside", message=letter.message.id)
+
+    async def _refuse(self, letter: Letter, bot: Bot, exc: SolemateError) -> None:
+        """Say once why there is no answer; where that cannot be said now, it all comes again."""
+        try:
+            await bot.apologise(letter.message, exc)
+        except PlatformAway as away:
+            await self._put_aside(letter, bot, away)
+            return
         except Exception:
             log.exception("apology_failed", message=letter.message.id)
+        await self._inbox.done(letter)
+        self.metrics.failed(letter.message.platform)
+
+    async def _try_later(self, letter: Letter, *, counts: bool) -> None:
+        pause = self._patience.pause(letter.failing_seconds)
+        await self._inbox.retry(letter, pause_seconds=pause, counts=counts)
+        asyncio.get_running_loop().call_later(pause + HOLD_ENDS_SECONDS, self._woken.set)
+
+    async def _give_up(self, letter: Letter, bot: Bot, exc: Exception) -> None:
+        error = exc if isinstance(exc, SolemateError) else None
+        # What is not ours to explain may hold what people wrote.
+        problem = type(exc).__name__ if error is None else str(error)
+        if await self._inbox.dead(letter, problem[:MOST_OF_A_PROBLEM]):
+            self.metrics.failed(letter.message.platform)
+            await self._apologise(Owed(letter.id, letter.message, 0.0), bot, error)
+
+    async def _apologise(self, owed: Owed, bot: Bot, error: SolemateError | None) -> None:
+        """Say an apology; where the platform is away it stays owed."""
+        try:
+            await bot.apologise(owed.message, error)
+        except (PlatformAway, StoreError) as exc:
+            log.warning("apology_owed", message=owed.message.id, problem=str(exc))
+            pause = self._patience.pause(owed.since_seconds)
+            await self._inbox.apologies.later(owed.id, pause)
+            return
+        # It would fail again: the person has left, or our own mistake is in the way.
+        except Exception:
+            log.exception("apology_failed", message=owed.message.id)
+        await self._inbox.apologies.said(owed.id)
+
+    async def _say_sorry(self) -> None:
+        """Say the apologies that could not be said when they were due."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            # A store that is away for a moment is asked again.
+            with suppress(SolemateError):
+                while (owed := await self._inbox.apologies.next()) is not None:
+                    bot = self._bots.get(owed.message.platform, _SwitchedOff())
+                    await self._apologise(owed, bot, None)
 
     async def _events(
         self, letter: Letter, stop: asyncio.Event, ahead: HeadStart | None, lane: Span

@@ -10,6 +10,7 @@ SolemateError
 ├── NotFound             no such reply, conversation, adapter or file
 ├── StoreError           the database cannot be opened or written
 │   └── NoRoom           so many messages of one conversation wait that one more has to come again
+├── PlatformAway         a chat platform cannot be reached; what it is to show is shown later
 ├── RedisUnavailable     Redis does not answer; what it does is done without it
 ├── ModelUnavailable     the model server is unreachable, too slow, or refuses
 │   ├── AnswerIncomplete the model's answer is truncated, empty or not from the model we asked
@@ -101,6 +102,10 @@ class StoreError(SolemateError):
 
 class NoRoom(StoreError):
     """So many messages of one conversation wait that no more is taken; it has to come again."""
+
+
+class PlatformAway(SolemateError):
+    """A chat platform cannot be reached, or takes nothing: no fault of what it was to show."""
 
 
 class RedisUnavailable(SolemateError):

@@ -2,7 +2,8 @@
 
 A row is `new`, then `leased` to one owner until a moment, then `done` or `dead`; a dead one keeps
 the moment when its last lease ended. A lease that runs out is taken up again, so a crash delays a
-message and never loses it. A new row with a moment is not leased before it: its album may grow.
+message and never loses it. A new row with a moment is not leased before it: its album may grow, or
+it failed and is tried again then.
 
 Rows that are born `done` hold no message. They are the keys of what was taken in another row, such
 as an album's photo, or of an event that needed none, such as a command.
@@ -10,7 +11,6 @@ as an album's photo, or of an event that needed none, such as a command.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,8 +20,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
+from core.apologies import Apologies
 from core.database import upsert
 from core.errors import Busy, NoRoom
+from core.letters import from_json, to_json
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.tables import inbox, posts, turns
@@ -36,6 +38,7 @@ _CAN_ASK_AGAIN = (Platform.WEB, Platform.API, Platform.TERMINAL)
 ROOM = 50
 
 KEY = ("platform", "conversation_id", "message_id")
+_UNREADABLE = "Its row cannot be read."
 _UNANSWERED = inbox.c.state.in_(("new", "leased"))
 
 
@@ -43,7 +46,8 @@ _UNANSWERED = inbox.c.state.in_(("new", "leased"))
 class Letter:
     """A leased message; `attempts` counts this lease too.
 
-    `answered` where its answer is stored already: the program ended before it could say so here.
+    It has failed for `failing_seconds` by now, whoever is to blame. `answered` where its answer is
+    stored already: the program ended before it could say so here.
     """
 
     id: int
@@ -51,6 +55,7 @@ class Letter:
     attempts: int
     received_at: float
     answered: bool
+    failing_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class Inbox:
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Without a `clock` the database's is gone by: another replica's may be a minute off."""
+        self.apologies = Apologies(store, lease_seconds, self._now)
         self._store = store
         self._owner = owner
         self.depth = depth
@@ -206,6 +212,29 @@ class Inbox:
 
         await self._store.run(work)
 
+    async def bury(self, message: UserMessage, problem: str) -> bool:
+        """Commit that a message cannot be taken in: it is put aside, and its apology is owed.
+
+        False when the same one was here before.
+        """
+
+        def work(connection: Connection) -> bool:
+            now = self._now(connection)
+            row = _new_row(message, now) | _put_aside(now, problem) | {"apology_due": now}
+            return upsert(connection, inbox, row, key=KEY)
+
+        return await self._store.run(work)
+
+    async def bury_event(self, platform: Platform, source: str, event: str, problem: str) -> None:
+        """Commit that an event is put aside which is no message: a repeat is not taken either."""
+
+        def work(connection: Connection) -> None:
+            now = self._now(connection)
+            row = _key_row(platform, source, event, now) | _put_aside(now, problem)
+            upsert(connection, inbox, row, key=KEY)
+
+        await self._store.run(work)
+
     async def lease(self) -> Letter | None:
         """The oldest message whose conversation is not being answered, leased to us."""
 
@@ -214,15 +243,16 @@ class Inbox:
             while (row := connection.execute(_NEXT, {"now": now}).one_or_none()) is not None:
                 this_row = sa.update(inbox).where(inbox.c.id == row.id)
                 try:
-                    message = _from_json(row.message)
+                    message = from_json(row.message)
                 except (KeyError, TypeError, ValueError):
                     log.exception("unreadable_letter", row=row.id)
-                    connection.execute(this_row.values(state="dead"))
+                    connection.execute(this_row.values(state="dead", problem=_UNREADABLE))
                     continue
                 attempts = row.attempts + 1
                 connection.execute(this_row.values(self._leased(now, attempts)))
                 answered = connection.execute(_ANSWERED, _key(message)).first() is not None
-                return Letter(row.id, message, attempts, row.received_at, answered)
+                failing = 0.0 if row.failing_since is None else now - row.failing_since
+                return Letter(row.id, message, attempts, row.received_at, answered, failing)
             return None
 
         return await self._store.run(work)
@@ -255,22 +285,45 @@ class Inbox:
         """
         await self._change(_ROW, {"letter": letter.id}, state="done", message={})
 
-    async def dead(self, letter: Letter) -> None:
-        """The letter failed too often: it is put aside, and shown with its apology."""
+    async def dead(self, letter: Letter, problem: str = "") -> bool:
+        """The letter failed too often: it is put aside, and shown with its apology.
 
-        def work(connection: Connection) -> None:
-            values = {"owner": None, "state": "dead", "leased_until": self._now(connection)}
-            connection.execute(_HELD_ROW, self._held(letter) | values)
+        Whoever says so here says the apology, too; else it is owed. False where it is not ours any
+        more.
+        """
 
-        await self._store.run(work)
+        def work(connection: Connection) -> bool:
+            now = self._now(connection)
+            owed = {"problem": problem, "apology_due": now + self.lease_seconds}
+            values = {"owner": None, "state": "dead", "leased_until": now, **owed}
+            return connection.execute(_HELD_ROW, self._held(letter) | values).rowcount > 0
+
+        return await self._store.run(work)
 
     async def give_back(self, letter: Letter) -> None:
         """Nobody answers the letter now; whoever comes next may, as if it had not been tried."""
         await self._change(_HELD_ROW, self._held(letter), state="new", attempts=letter.attempts - 1)
 
-    async def retry(self, letter: Letter) -> None:
-        """The attempt failed: let the letter be leased again."""
-        await self._change(_HELD_ROW, self._held(letter), state="new")
+    async def retry(
+        self, letter: Letter, *, pause_seconds: float = 0.0, counts: bool = True
+    ) -> None:
+        """The attempt failed: let the letter be leased again, after a pause.
+
+        It `counts` as one of the letter's attempts unless something else is to blame.
+        """
+
+        def work(connection: Connection) -> None:
+            now = self._now(connection)
+            values = {
+                "state": "new",
+                "owner": None,
+                "failing_since": now - letter.failing_seconds,
+                "leased_until": now + pause_seconds if pause_seconds else None,
+                "attempts": letter.attempts if counts else letter.attempts - 1,
+            }
+            connection.execute(_HELD_ROW, self._held(letter) | values)
+
+        await self._store.run(work)
 
     async def backlog(self) -> tuple[int, float]:
         """How many messages have no answer, and how many seconds one has waited for a free lane.
@@ -308,7 +361,7 @@ class Inbox:
             .order_by(inbox.c.id)
         )
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
-        return [_from_json(row) for row in rows]
+        return [from_json(row) for row in rows]
 
     async def stop(self, conversation_id: str, message_id: str) -> bool:
         """Commit that the message's answer is to end where it is; false when it has ended."""
@@ -333,7 +386,7 @@ class Inbox:
             connection.execute(sa.update(inbox).where(leased).values(stopped=True))
             return connection.execute(sa.select(inbox.c.message).where(leased)).scalars().all()
 
-        return [_from_json(row) for row in await self._store.run(work)]
+        return [from_json(row) for row in await self._store.run(work)]
 
     async def unwanted(self, letters: Collection[int]) -> set[int]:
         """Those of these letters, by id, that were stopped or deleted since they were leased."""
@@ -348,7 +401,7 @@ class Inbox:
             sa.select(inbox.c.message).where(writer == user_id, _UNANSWERED).order_by(inbox.c.id)
         )
         rows = await self._store.run(lambda connection: connection.execute(query).scalars().all())
-        return [_from_json(row) for row in rows]
+        return [from_json(row) for row in rows]
 
     async def is_waiting(self, platform: Platform, conversation_id: str, message_id: str) -> bool:
         """Whether the message has no answer yet, and is to get one."""
@@ -373,7 +426,7 @@ class Inbox:
         for row in rows:
             # What could not be read when it was leased is no more readable now.
             with suppress(KeyError, TypeError, ValueError):
-                letters.append(DeadLetter(_from_json(row.message), row.at))
+                letters.append(DeadLetter(from_json(row.message), row.at))
         return letters
 
     async def forget_done(self, *, older_than_seconds: float) -> int:
@@ -560,7 +613,7 @@ _HELD_ROW = _ROW.where(
 
 def _new_row(message: UserMessage, now: float) -> dict[str, Any]:
     key = _key_row(message.platform, message.conversation_id, message.id, now)
-    return key | {"message": _to_json(message), "state": "new", "leased_until": None}
+    return key | {"message": to_json(message), "state": "new", "leased_until": None}
 
 
 def _key_row(platform: Platform, source: str, event: str, now: float) -> dict[str, Any]:
@@ -577,35 +630,13 @@ def _key_row(platform: Platform, source: str, event: str, now: float) -> dict[st
     }
 
 
+def _put_aside(now: float, problem: str) -> dict[str, Any]:
+    return {"state": "dead", "leased_until": now, "problem": problem}
+
+
 def _joined(row: dict[str, Any], part: UserMessage) -> dict[str, Any]:
     """A message's row with another part of it: its photos, and what is written under them."""
-    more = _to_json(part)
+    more = to_json(part)
     text = "\n".join(filter(None, (row["text"], more["text"])))
     photos = {kind: [*row.get(kind, ()), *more.get(kind, ())] for kind in ("images", "files")}
     return row | photos | {"text": text}
-
-
-def _to_json(message: UserMessage) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "platform": message.platform,
-        "conversation_id": message.conversation_id,
-        "user_id": message.user_id,
-        "text": message.text,
-        "images": [base64.b64encode(image).decode("ascii") for image in message.images],
-        "language": message.language,
-        "max_tokens": message.max_tokens,
-        "temperature": message.temperature,
-        "files": list(message.files),
-    }
-
-
-def _from_json(row: dict[str, Any]) -> UserMessage:
-    return UserMessage(
-        **{
-            **row,
-            "platform": Platform(row["platform"]),
-            "images": tuple(base64.b64decode(image) for image in row["images"]),
-            "files": tuple(row.get("files", ())),
-        }
-    )

@@ -104,6 +104,9 @@ inbox = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("stopped", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("failing_since", sa.Float),
+    sa.Column("problem", sa.String(200)),
+    sa.Column("apology_due", sa.Float),
     sa.UniqueConstraint("platform", "conversation_id", "message_id"),
     sa.Index("inbox_by_state", "state", "id"),
 )

@@ -13,11 +13,11 @@ import structlog
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bots.courier import Courier
+from bots.courier import Courier, reaching
 from bots.duels import Asking
 from bots.growing import watch
 from bots.slack.blocks import plain_thumbs, thumbs
-from bots.slack.calls import code_of
+from bots.slack.calls import code_of, read_error
 from bots.slack.people import People
 from bots.slack.place import place_from
 from bots.slack.screen import Line, Screen
@@ -73,8 +73,9 @@ class Answers:
     async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
         """Show the answer as it grows, in the posts that a crash may have left."""
         try:
-            async with self._alone(message):
-                await self._show(message, events)
+            with reaching(read_error):
+                async with self._alone(message):
+                    await self._show(message, events)
         except SlackApiError as exc:
             if code_of(exc) not in NOBODY:
                 raise
@@ -83,9 +84,10 @@ class Answers:
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
         """Say it in the placeholder where there is one."""
         words = apology(error or SolemateError("The message failed."), _language(message))
-        async with self._alone(message):
-            screen = await self._screen(message)
-            await screen.finish([escaped(words)], ())
+        with reaching(read_error):
+            async with self._alone(message):
+                screen = await self._screen(message)
+                await screen.finish([escaped(words)], ())
 
     async def announce(self, message: UserMessage, number: int) -> None:
         """Tell a person how many are before them, in what will become their answer."""

@@ -24,11 +24,11 @@ from telegram import Bot, InlineKeyboardMarkup, Message, MessageEntity, ReplyPar
 from telegram.constants import MessageLimit
 from telegram.error import BadRequest, Forbidden, InvalidToken, NetworkError, TelegramError
 
-from bots.courier import Courier
+from bots.courier import Courier, reaching
 from bots.duels import Asking
 from bots.growing import watch
 from bots.markup import Styled, split, styled, utf16_length, with_sources
-from bots.telegram.calls import Drafts
+from bots.telegram.calls import Drafts, read_error
 from bots.telegram.entities import entities_of
 from bots.telegram.keyboards import thumbs
 from bots.telegram.place import Place, number_of, place_from
@@ -105,8 +105,9 @@ class Answers:
     async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
         """Show the answer as it grows, in the posts that a crash may have left."""
         try:
-            async with self._alone(message):
-                await self._show(message, events)
+            with reaching(read_error):
+                async with self._alone(message):
+                    await self._show(message, events)
         except Forbidden:
             # The person blocked the bot or it was put out of the group: nobody is there to see.
             log.info("nobody_there", message=message.id)
@@ -122,7 +123,8 @@ class Answers:
         """Say it in the placeholder where there is one."""
         words = apology(error or SolemateError("The message failed."), _language(message))
         posts = await self._inbox.answer_posts(message.conversation_id, message.id)
-        await self._put(message, posts, 0, Styled(words), None)
+        with reaching(read_error):
+            await self._put(message, posts, 0, Styled(words), None)
 
     async def over(self, message: UserMessage) -> None:
         """Wait until nothing is being shown for the message any more."""

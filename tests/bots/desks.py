@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bots.bot import Bot, Prepare
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits
+from bots.lanes import Allowance, Lanes, Limits, Patience
 from bots.web.desk import Desk
 from core.duels import Duels
 from core.engine import Engine, Options
@@ -58,6 +58,8 @@ PHOTO_LIMITS = PhotoLimits(max_bytes=200_000, max_pixels=4_000_000)
 NO_DUELS = DuelSettings(share=0.0, disliked_share=0.0, per_person_per_day=0)
 ALWAYS = DuelSettings(share=1.0, disliked_share=1.0, per_person_per_day=1)
 OTHER = "Lukewarm water and mild soap, by hand: that is how canvas shoes like it. Shade dries them."
+# What failed is tried again without a pause.
+AT_ONCE = Patience(first_pause_seconds=0.0, longest_pause_seconds=0.0)
 PLENTY = Allowance(messages_per_minute=10_000, photos_per_minute=10_000, messages_per_day=100_000)
 
 
@@ -72,6 +74,7 @@ async def open_desk(
     width: int = 4,
     depth: int = 20,
     lease_seconds: float = 60.0,
+    patience: Patience = AT_ONCE,
     tracing: Tracing | None = None,
     duels: DuelSettings = NO_DUELS,
     database: str = "",
@@ -92,6 +95,7 @@ async def open_desk(
             bots=dict.fromkeys((Platform.WEB, Platform.API), feeds) if bots is None else bots,
             limits=Limits(allowance),
             width=width,
+            patience=patience,
             prepare=prepare,
             tracing=tracing,
         )

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bots.lanes import Allowance, Limits
+from bots.lanes import Allowance, Limits, Patience
 from bots.web.desk import Desk
-from core.errors import Busy, NotFound, SolemateError, StoreError
+from core.errors import Busy, NotFound, PlatformAway, SolemateError, StoreError
 from core.inbox import Letter, Receipt
 from core.messages import ChatMessage, Done, Event, Platform, UserMessage
 from core.model import Piece, Sampling
 from core.tables import inbox, turns
-from tests.bots.desks import open_desk
+from tests.bots.desks import AT_ONCE, open_desk
 from tests.fakes import FakeChatModel, HeldChatModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,6 +277,71 @@ async def test_a_platform_that_takes_no_apology_does_not_stop_the_others(tmp_pat
         await desk.lanes.submit(ask(3, "c3"))
         await bot.ended.wait()
     assert bot.shown == ["m3"]
+
+
+@dataclass
+class AwayBot(RecordingBot):
+    """A platform that cannot be reached so many times."""
+
+    away: int = 0
+    tries: int = 0
+
+    async def show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
+        self._try()
+        await super().show(message, events)
+
+    async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
+        self._try()
+        await super().apologise(message, error)
+
+    def _try(self) -> None:
+        self.tries += 1
+        if self.tries <= self.away:
+            raise PlatformAway("It does not answer.")
+
+
+async def test_a_platform_that_is_away_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    bot = AwayBot(expected=2, away=12)
+    async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
+        await desk.lanes.submit(ask(1))
+        await desk.lanes.submit(ask(2))
+        await bot.ended.wait()
+    assert (bot.shown, bot.apologies, bot.tries) == (["m1", "m2"], [], 14)
+
+
+async def test_why_a_message_is_refused_is_said_once_the_platform_is_back(tmp_path: Path) -> None:
+    bot = AwayBot(away=12)
+    async with lanes_of(tmp_path, bot) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1, text=" "))
+            await bot.ended.wait()
+        [(message, error)] = bot.apologies
+        assert (message, type(error).__name__) == ("m1", "MessageRejected")
+        assert await states(desk) == {"m1": "done"}
+
+
+async def test_a_platform_that_is_away_for_long_gets_its_apologies_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.POLL_SECONDS", 0.01)
+    bot = AwayBot(away=6)
+    patience = replace(AT_ONCE, away_seconds=0.0)
+    async with open_desk(tmp_path, bots={Platform.WEB: bot}, patience=patience) as desk:
+        async with desk.lanes.running():
+            await desk.lanes.submit(ask(1))
+            await bot.ended.wait()
+        query = sa.select(inbox.c.state, inbox.c.problem)
+        [row] = await desk.store.run(lambda connection: connection.execute(query).all())
+        assert tuple(row) == ("dead", "It does not answer.")
+        assert await desk.inbox.apologies.next() is None
+    assert bot.apologies == [("m1", None)]
+    assert bot.tries == 7
+
+
+async def test_a_pause_grows_with_the_time_that_something_fails() -> None:
+    patience = Patience()
+    for failing, least, most in ((0, 1, 1.25), (1, 4, 5), (6, 24, 30), (300, 60, 75)):
+        assert least <= patience.pause(failing) <= most
 
 
 async def test_messages_of_a_platform_that_was_switched_off_are_put_aside(tmp_path: Path) -> None:

@@ -268,6 +268,19 @@ async def test_being_told_to_wait_loses_nothing(tmp_path: Path, fake: FakeSlack)
     assert [seconds for seconds in world.clock.slept if seconds >= 7][:2] == [7, 9]
 
 
+@pytest.mark.parametrize("fault", [Refusal("service_unavailable", 503), None])
+async def test_what_is_answered_while_slack_is_away_is_shown_when_it_is_back(
+    tmp_path: Path, fake: FakeSlack, fault: Refusal | None
+) -> None:
+    for method in ("chat.startStream", "chat.postMessage"):
+        fake.refuse(method, *[fault] * 12)
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        await fake.answered()
+        assert len(await world.rows(turns.c.reply_id)) == 1
+    assert len(fake.shown) == 1
+
+
 async def test_no_preview_is_ever_asked_for(tmp_path: Path, fake: FakeSlack) -> None:
     fake.statuses_known = False
     async with solemate(tmp_path, fake):

@@ -195,6 +195,53 @@ async def test_a_letter_given_back_was_not_tried(inbox: Inbox) -> None:
         await inbox.give_back(letter)
 
 
+async def test_a_failed_letter_is_leased_again_after_its_pause(inbox: Inbox, clock: Clock) -> None:
+    await inbox.put(message(1))
+    await inbox.put(message(2))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.retry(letter, pause_seconds=5)
+    assert await leased(inbox) is None
+    clock.now += 6
+    again = await inbox.lease()
+    assert again is not None
+    assert (again.message.id, again.attempts, again.failing_seconds) == ("m1", 2, 6.0)
+    await inbox.retry(again, counts=False)
+    last = await inbox.lease()
+    assert last is not None
+    assert (last.attempts, last.failing_seconds) == (2, 6.0)
+
+
+async def test_an_apology_is_owed_until_it_is_said(inbox: Inbox, clock: Clock) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    assert await inbox.dead(letter, "why")
+    assert not await inbox.dead(letter, "why")
+    # Whoever put it aside is saying it.
+    assert await inbox.apologies.next() is None
+    clock.now += 61
+    owed = await inbox.apologies.next()
+    assert owed is not None
+    assert (owed.message, owed.since_seconds) == (message(1), 61.0)
+    assert await inbox.apologies.next() is None
+    await inbox.apologies.later(owed.id, 5)
+    clock.now += 6
+    assert await inbox.apologies.next() is not None
+    await inbox.apologies.said(owed.id)
+    clock.now += 61
+    assert await inbox.apologies.next() is None
+
+
+async def test_nobody_is_told_of_what_they_asked_long_ago(inbox: Inbox, clock: Clock) -> None:
+    await inbox.put(message(1))
+    letter = await inbox.lease()
+    assert letter is not None
+    await inbox.dead(letter)
+    clock.now += 90_000
+    assert await inbox.apologies.next() is None
+
+
 async def test_a_dead_letter_lets_the_next_one_through(inbox: Inbox) -> None:
     for number in (1, 2):
         await inbox.put(message(number))
