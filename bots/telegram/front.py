@@ -155,7 +155,7 @@ class Telegram:
             photos=self.photos,
             album_seconds=self.album_seconds,
         )
-        return Intake(self.bot_id, self.inbox, updates.take)
+        return Intake(self.bot_id, self.inbox, updates.take, updates.give_up)
 
     def _publish(self) -> None:
         self.errands.run(publish_commands(self.bot, sorted(self.guests.operators)))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakValueDictionary
 
+import stamina
 import structlog
 from telegram import Update
 
@@ -18,23 +19,32 @@ log = structlog.get_logger()
 # Reactions are not sent to bots that do not ask for them.
 ALLOWED_UPDATES = ("message", "callback_query", "message_reaction")
 
+# So often an update is tried that goes wrong without a known reason.
+TRIES = 3
+FIRST_PAUSE_SECONDS = 0.5
+
+GiveUp = Callable[[Sequence[Update], str], Awaitable[None]]
 Take = Callable[[Sequence[Update]], Awaitable[None]]
 
 
 class Intake:
-    """Hands updates to `take`: those of a chat in order, chats beside each other."""
+    """Hands updates to `take`: those of a chat in order, chats beside each other.
 
-    def __init__(self, bot_id: int, inbox: Inbox, take: Take) -> None:
+    What cannot be taken, and why, goes to `give_up`.
+    """
+
+    def __init__(self, bot_id: int, inbox: Inbox, take: Take, give_up: GiveUp) -> None:
         self._source = f"telegram:{bot_id}"
         self._inbox = inbox
         self._take = take
+        self._give_up = give_up
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def receive(self, updates: Sequence[Update]) -> None:
         """Take what did not come before; when this returns, all of it is committed.
 
-        An update that nobody can digest is logged, and does not come again. Raises `StoreError`
-        when something could not be committed: then all have to come again.
+        An update that nobody can digest is tried three times, put aside, and does not come again.
+        Raises `StoreError` when something could not be committed: then all have to come again.
         """
         keys = {f"update-{update.update_id}": update for update in updates}
         unseen = await self._inbox.unseen(Platform.TELEGRAM, self._source, list(keys))
@@ -58,13 +68,34 @@ class Intake:
         turn = self._turns.setdefault(_chat_of(group[0]), asyncio.Lock())
         async with turn:
             try:
-                await self._take(group)
+                await self._take_or_give_up(group)
             except StoreError as exc:
                 return exc
             # The outermost handler: an update we cannot digest must not hold up all others.
             except Exception:
                 log.exception("update_skipped", updates=[one.update_id for one in group])
         return None
+
+    async def _take_or_give_up(self, group: Sequence[Update]) -> None:
+        try:
+            async for attempt in stamina.retry_context(
+                on=_is_unexpected,
+                attempts=TRIES,
+                timeout=None,
+                wait_initial=FIRST_PAUSE_SECONDS,
+                wait_jitter=FIRST_PAUSE_SECONDS,
+            ):
+                with attempt:
+                    await self._take(group)
+        except StoreError:
+            raise
+        except Exception as exc:
+            log.exception("update_put_aside", updates=[one.update_id for one in group])
+            await self._give_up(group, type(exc).__name__)
+
+
+def _is_unexpected(exc: Exception) -> bool:
+    return not isinstance(exc, StoreError)
 
 
 def _grouped(updates: Sequence[Update]) -> list[list[Update]]:

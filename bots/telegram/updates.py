@@ -71,6 +71,39 @@ class Updates:
         elif first.message is not None:
             await self._on_messages([one.message for one in updates if one.message is not None])
 
+    async def give_up(self, updates: Sequence[Update], problem: str) -> None:
+        """Put aside updates that `take` cannot digest; whoever waits for an answer is told.
+
+        Raises `StoreError` like `take`.
+        """
+        messages = [one.message for one in updates if one.message is not None]
+        if messages and (message := await self._waiting_for(messages)) is not None:
+            await self.inbox.bury(message, problem)
+            return
+        first = updates[0]
+        if (query := first.callback_query) is not None:
+            self.talk.notice(query.id, say("failed", language_of_app(query.from_user)))
+        event = f"update-{first.update_id}"
+        await self.inbox.bury_event(Platform.TELEGRAM, f"telegram:{self.bot_id}", event, problem)
+
+    async def _waiting_for(self, messages: Sequence[Message]) -> UserMessage | None:
+        """What a person waits for who sent these; None where nobody does, or we cannot tell."""
+        first = messages[0]
+        user, place = first.from_user, place_of(self.bot_id, first)
+        if user is None or user.is_bot or not self.guests.welcome(user.id, place):
+            return None
+        if not await self._are_for_us(messages, place):
+            return None
+        user_id = self.people.id_of(user)
+        return UserMessage(
+            id=message_id_of(first),
+            platform=Platform.TELEGRAM,
+            conversation_id=await self._conversation(first, place),
+            user_id=user_id,
+            text=self._text(first),
+            language=await self.store.chosen_language(user_id),
+        )
+
     async def _on_press(self, query: CallbackQuery) -> None:
         if query.message is None:
             self.talk.notice(query.id)

@@ -17,6 +17,7 @@ from telegram import Update
 from bots.lanes import Allowance
 from bots.notices import Telling
 from bots.telegram.people import Guests
+from bots.telegram.updates import Updates
 from core.errors import ConfigError, StoreError
 from core.messages import (
     Delta,
@@ -46,6 +47,7 @@ from tests.bots.telegram_fake import (
     USERNAME,
     FakeTelegram,
     Refusal,
+    Shown,
     flood,
 )
 from tests.bots.telegram_world import (
@@ -268,6 +270,18 @@ async def test_flood_control_is_waited_for_and_nothing_is_lost(
         await fake.answered()
     assert len(fake.shown) == 1
     assert [seconds for seconds in world.clock.slept if seconds >= 7] == [7, 9]
+
+
+async def test_what_is_answered_while_telegram_is_away_is_shown_when_it_is_back(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    fake.refuse("sendMessage", *[None] * 40)
+    async with solemate(tmp_path, fake) as world:
+        await fake.says(QUESTION)
+        await fake.answered()
+        assert len(await world.rows(turns.c.reply_id)) == 1
+    assert len(fake.shown) == 1
+    assert say("failed", "en") not in fake.shown[0].earlier
 
 
 async def test_whoever_blocked_the_bot_is_not_tried_again(
@@ -561,23 +575,79 @@ async def test_what_is_no_token_is_said_at_once(tmp_path: Path, fake: FakeTelegr
             pass
 
 
-async def test_an_update_nobody_can_digest_holds_up_no_other(
+class Poison:
+    """Makes questions with this text end in an error so many times."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+        self.tries = 0
+        check = world.desk.engine.check
+
+        def broken(message: UserMessage) -> None:
+            if message.text.endswith("poison"):
+                self.tries += 1
+                if self.tries <= times:
+                    raise RuntimeError("cannot")
+            check(message)
+
+        monkeypatch.setattr(world.desk.engine, "check", broken)
+        monkeypatch.setattr("bots.telegram.intake.FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("bots.lanes.POLL_SECONDS", 0.01)
+
+
+async def test_an_update_nobody_can_digest_is_put_aside_with_one_apology(
     tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, fake) as world:
-        check = world.desk.engine.check
-
-        def broken(message: object) -> None:
-            if getattr(message, "text", "") == "poison":
-                raise RuntimeError("cannot")
-            check(message)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(world.desk.engine, "check", broken)
-        await fake.says("poison")
-        await fake.says(QUESTION)
+        poison = Poison(world, monkeypatch, times=100)
+        update = await fake.says("poison")
+        await fake.says(QUESTION, user=BEN, chat=BEN)
         async with running(world):
             await fake.answered()
+            await fake.until(lambda: fake.texts() == [say("failed", "en")])
+            await fake.update(message=update)
             await fake.until(lambda: not fake.waiting)
+        rows = await world.rows(inbox.c.state, inbox.c.problem)
+    assert poison.tries == 6
+    assert [tuple(row) for row in rows if row.state == "dead"] == [("dead", "RuntimeError")]
+    assert fake.texts() == [say("failed", "en")]
+
+
+async def test_an_update_that_goes_wrong_in_passing_is_taken(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, fake) as world:
+        Poison(world, monkeypatch, times=2)
+        await fake.says("canvas, no poison")
+        async with running(world):
+            await fake.answered()
+    assert len(fake.shown) == 1
+
+
+async def test_in_a_group_nobody_hears_of_an_update_that_was_not_for_us(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.telegram.intake.FIRST_PAUSE_SECONDS", 0.01)
+    async with opened(tmp_path, fake) as world:
+        calls = 0
+
+        async def broken(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+            raise RuntimeError("cannot")
+
+        monkeypatch.setattr(Updates, "_on_messages", broken)
+        monkeypatch.setattr(Updates, "_on_press", broken)
+        await fake.says("lunch?", chat=GROUP)
+        shown = Shown(GROUP, 5, "an answer")
+        await fake.presses("up:r", shown)
+        async with running(world):
+            await fake.until(lambda: not fake.waiting)
+            await fake.until(lambda: bool(fake.called("answerCallbackQuery")))
+        rows = await world.rows(inbox.c.message_id, inbox.c.state, inbox.c.apology_due)
+    assert calls == 6
+    assert [(row.state, row.apology_due) for row in rows] == [("dead", None)] * 2
+    assert fake.called("answerCallbackQuery")[0]["text"] == say("failed", "en")
+    assert fake.shown == []
 
 
 async def test_an_update_nobody_can_read_holds_up_no_other(
