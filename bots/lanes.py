@@ -475,8 +475,8 @@ class Lanes:
             return
         except Exception:
             log.exception("apology_failed", message=letter.message.id)
-        await self._inbox.done(letter)
         self.metrics.failed(letter.message.platform)
+        await self._inbox.done(letter)
 
     async def _try_later(self, letter: Letter, *, counts: bool) -> None:
         pause = self._patience.pause(letter.failing_seconds)

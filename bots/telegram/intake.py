@@ -51,7 +51,8 @@ class Intake:
         groups = _grouped([update for key, update in keys.items() if key in unseen])
         if not groups:
             return
-        failures = await asyncio.gather(*(self._take_in_turn(group) for group in groups))
+        stuck: dict[int, StoreError] = {}
+        failures = await asyncio.gather(*(self._take_in_turn(group, stuck) for group in groups))
         taken = [
             f"update-{update.update_id}"
             for group, failure in zip(groups, failures, strict=True)
@@ -63,13 +64,21 @@ class Intake:
             if failure is not None:
                 raise failure
 
-    async def _take_in_turn(self, group: Sequence[Update]) -> StoreError | None:
-        """Take updates that go together, after those of their chat that came before."""
-        turn = self._turns.setdefault(_chat_of(group[0]), asyncio.Lock())
-        async with turn:
+    async def _take_in_turn(
+        self, group: Sequence[Update], stuck: dict[int, StoreError]
+    ) -> StoreError | None:
+        """Take updates that go together, after those of their chat that came before.
+
+        Where one of these has to come again, so have those after it, or they would overtake it.
+        """
+        chat = _chat_of(group[0])
+        async with self._turns.setdefault(chat, asyncio.Lock()):
+            if chat in stuck:
+                return stuck[chat]
             try:
                 await self._take_or_give_up(group)
             except StoreError as exc:
+                stuck[chat] = exc
                 return exc
             # The outermost handler: an update we cannot digest must not hold up all others.
             except Exception:

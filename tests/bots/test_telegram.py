@@ -354,6 +354,26 @@ async def test_a_message_that_could_not_be_committed_comes_again(
     assert failures == []
 
 
+async def test_nothing_overtakes_a_message_that_could_not_be_committed(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, fake) as world:
+        submit, failures = world.desk.lanes.submit, [StoreError("full")]
+
+        async def full_disk(message: UserMessage, **more: Any) -> bool:
+            if failures:
+                raise failures.pop()
+            return await submit(message, **more)
+
+        monkeypatch.setattr(world.desk.lanes, "submit", full_disk)
+        for number in range(3):
+            await fake.says(f"canvas {number}?")
+        async with running(world):
+            await fake.answered(3)
+        asked = [row.question for row in await world.rows(turns.c.question)]
+    assert asked == [f"canvas {number}?" for number in range(3)]
+
+
 async def test_a_message_that_comes_three_times_is_answered_once(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
