@@ -47,6 +47,7 @@ from training.commands import (
     serve,
     train,
 )
+from training.commands import inbox as inbox_commands
 
 if TYPE_CHECKING:
     from bots.opening import OpenFront
@@ -241,6 +242,7 @@ for name, group in (
     ("models", models.group),
     ("pairs", pairs.group),
     ("person", person.group),
+    ("inbox", inbox_commands.group),
     ("runs", runs.group),
     ("train", train.group),
     ("adapters", adapters.group),
