@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
 from telegram import Bot, CallbackQuery, Message, MessageEntity, Update, User
 
 from bots.buttons import Pick, Thumb, Why, from_data
@@ -21,12 +22,14 @@ from bots.telegram.show import Answers
 from bots.telegram.talk import Talk
 from bots.told import Told
 from core.engine import MAX_PHOTOS, Engine
-from core.errors import Busy, ImageRejected, MessageRejected
+from core.errors import Busy, ImageRejected, MessageRejected, StoreError
 from core.inbox import Inbox
 from core.messages import Language, Platform, UserMessage
 from core.privacy import erased_at
 from core.store import Store
 from core.wording import apology, say
+
+log = structlog.get_logger()
 
 DAY_SECONDS = 86_400.0
 
@@ -76,23 +79,32 @@ class Updates:
 
         Raises `StoreError` like `take`.
         """
-        messages = [one.message for one in updates if one.message is not None]
-        if messages and (message := await self._waiting_for(messages)) is not None:
+        first = updates[0]
+        try:
+            message = await self._waiting_for([one.message for one in updates if one.message])
+        except StoreError:
+            raise
+        # Whatever made the update fail may do so here as well.
+        except Exception:
+            log.exception("nobody_told", update=first.update_id)
+            message = None
+        if message is not None:
             await self.inbox.bury(message, problem)
             return
-        first = updates[0]
         if (query := first.callback_query) is not None:
             self.talk.notice(query.id, say("failed", language_of_app(query.from_user)))
         event = f"update-{first.update_id}"
         await self.inbox.bury_event(Platform.TELEGRAM, f"telegram:{self.bot_id}", event, problem)
 
     async def _waiting_for(self, messages: Sequence[Message]) -> UserMessage | None:
-        """What a person waits for who sent these; None where nobody does, or we cannot tell."""
+        """What a person waits for who sent these; None where nobody does."""
+        if not messages:
+            return None
         first = messages[0]
         user, place = first.from_user, place_of(self.bot_id, first)
         if user is None or user.is_bot or not self.guests.welcome(user.id, place):
             return None
-        if not await self._are_for_us(messages, place):
+        if not await self._are_for_us(messages, place) or await self._is_erased(first, user):
             return None
         user_id = self.people.id_of(user)
         return UserMessage(
@@ -133,8 +145,7 @@ class Updates:
         user, place = first.from_user, place_of(self.bot_id, first)
         if user is None or user.is_bot or not await self._are_for_us(messages, place):
             return
-        # Telegram counts whole seconds.
-        if first.date.timestamp() < int(await erased_at(self.store, self.people.id_of(user))):
+        if await self._is_erased(first, user):
             return
         if not self.guests.welcome(user.id, place):
             await self._send_away(user, place)
@@ -204,6 +215,11 @@ class Updates:
 
     async def _conversation(self, message: Message, place: Place) -> str:
         return place.conversation_id(await self.store.last_start(place.name, message.message_id))
+
+    async def _is_erased(self, message: Message, user: User) -> bool:
+        """Whether a person had all deleted after they sent this."""
+        # Telegram counts whole seconds.
+        return message.date.timestamp() < int(await erased_at(self.store, self.people.id_of(user)))
 
     async def _send_away(self, user: User, place: Place) -> None:
         """Say once that we do not know this person."""

@@ -34,6 +34,7 @@ from core.messages import (
     Wishes,
 )
 from core.notices import Notices
+from core.privacy import erase
 from core.tables import duels, feedback_events, inbox, posts, turns
 from core.wording import say
 from tests.bots.desks import ALWAYS, ANSWER, OTHER, teach
@@ -641,6 +642,24 @@ async def test_an_update_that_goes_wrong_in_passing_is_taken(
         async with running(world):
             await fake.answered()
     assert len(fake.shown) == 1
+
+
+async def test_nothing_is_kept_of_a_failing_update_whose_sender_was_forgotten(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.telegram.intake.FIRST_PAUSE_SECONDS", 0.01)
+    async with opened(tmp_path, fake) as world:
+
+        async def broken(*_: object) -> None:
+            raise RuntimeError("cannot")
+
+        monkeypatch.setattr(Updates, "_on_messages", broken)
+        await erase(world.desk.store, person())
+        await fake.says("a secret", date=int(time.time()) - 60)
+        async with running(world):
+            await fake.until(lambda: not fake.waiting)
+        [row] = await world.rows(inbox.c.message, inbox.c.state, inbox.c.apology_due)
+    assert tuple(row) == ({}, "dead", None)
 
 
 async def test_in_a_group_nobody_hears_of_an_update_that_was_not_for_us(
