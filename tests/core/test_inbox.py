@@ -542,3 +542,13 @@ async def test_replicas_that_lease_at_once_answer_each_message_once_and_in_order
     for conversation in range(6):
         own = [one.id for one in answered if one.conversation_id == f"c{conversation}"]
         assert own == [f"m{number}" for number in range(conversation, 48, 6)]
+
+
+async def test_an_apology_that_is_owed_is_said_by_one_of_the_replicas(
+    replicas: list[Inbox],
+) -> None:
+    for number in range(5):
+        assert await replicas[0].bury(message(number), "why")
+    found = await asyncio.gather(*(replica.apologies.next() for replica in replicas))
+    ids = [owed.id for owed in found if owed is not None]
+    assert len(ids) == len(set(ids)) > 0
