@@ -17,6 +17,7 @@ SolemateError
 │   ├── AnswerUnsupported  the model's answer holds something that its passages do not
 │   └── ModelMissing     the model server does not have the model or adapter that was asked for
 ├── TrainingFailed       a training run ended badly; names the log file
+│   └── TrainingKilled   it was ended from outside, as for want of memory; may be tried again
 ├── ClusterUnavailable   the training cluster is unreachable, or refuses
 └── AdapterRejected      the adapter did not pass its checks
     └── NoHotLoad        the model server takes no adapters while it runs
@@ -137,6 +138,10 @@ class ModelMissing(ModelUnavailable):
 
 class TrainingFailed(SolemateError):
     """A training run ended badly; the message names its log file."""
+
+
+class TrainingKilled(TrainingFailed):
+    """A process of LLaMA-Factory was ended from outside, as by who needed the memory."""
 
 
 class ClusterUnavailable(SolemateError):

@@ -15,12 +15,17 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import ConfigError, TrainingFailed
+from core.errors import ConfigError, TrainingFailed, TrainingKilled
 from core.settings import ROOT
 from training.launchers import Job, JobState, JobStatus, Launcher, LocalLauncher
 from training.progress import ProgressReader, TrainingProgress
 
 CACHE = "cache"
+KILLED = (137, 143)
+"""What a shell says of a command that was ended by SIGKILL or SIGTERM.
+
+By whoever needed the memory or the machine, and not by anything in the run itself.
+"""
 """Where a job's rows are kept beside its recipe while it runs, and nowhere else."""
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -177,8 +182,8 @@ def llamafactory_job(
 
 def check_ended(command: str, keys: Mapping[str, Value], status: JobStatus, log_path: Path) -> None:
     """Raise `TrainingFailed`, naming the log, unless the job came to a good end with a result."""
-    if status.state is not JobState.ENDED:
-        raise TrainingFailed(
+    if status.state is not JobState.ENDED or status.code in KILLED:
+        raise TrainingKilled(
             f"llamafactory-cli {command} was killed: {_last_words(log_path)!r}. See {log_path}."
         )
     if status.code != 0:

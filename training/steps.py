@@ -18,13 +18,21 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from pydantic import ValidationError
 
-from core.errors import AdapterRejected, ConfigError, DataError, StoreError, TrainingFailed
+from core.errors import (
+    AdapterRejected,
+    ConfigError,
+    DataError,
+    StoreError,
+    TrainingFailed,
+    TrainingKilled,
+)
 from training.charts import History, draw
 from training.dataset import Frozen, RunStage, load_frozen, remove_frozen
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
 from training.llamafactory import (
     CACHE,
+    KILLED,
     check_ended,
     forget_cached,
     llamafactory_job,
@@ -45,9 +53,6 @@ CHART = "training.png"
 ENOUGH_BYTES = 1_000_000_000
 KEPT_RUNS = 5
 _LOOK_SECONDS = 2.0
-# What a shell says of a command that was ended by SIGKILL or SIGTERM: by whoever needed the memory
-# or the machine, and not by anything in the run itself.
-_KILLED = (137, 143)
 _ERASED = "Somebody whose words it was trained on was erased."
 
 OnProgress = Callable[[Run, TrainingProgress], None]
@@ -132,14 +137,9 @@ class Steps:
 
         Left as it is, it would keep every other from beginning.
         """
-        self._breaks[run.id, run.state] += 1
-        if (times := self._breaks[run.id, run.state]) < self._limits.attempts:
-            return run
         # Its words may be people's; the log has where it came from.
         kind = type(problem).__name__
-        return await self._reject(
-            run, f"The step after {run.state} broke {times} times ({kind}). See the log."
-        )
+        return await self._broke(run, f"What follows on {run.state} broke ({kind}). See the log.")
 
     async def end_abandoned(self) -> None:
         """End the canary that no run tries, where there is one."""
@@ -214,7 +214,7 @@ class Steps:
             if status.state is JobState.NEW:
                 # A cluster that was started anew has forgotten a job that was still waiting.
                 return run
-            if status.state is JobState.GONE or status.code in _KILLED:
+            if status.state is JobState.GONE or status.code in KILLED:
                 return await self._try_again(run, "it was killed")
             check_ended(plan.command, plan.keys, status, job.log)
             output = await self._launcher.fetch(job, plan.output)
@@ -303,6 +303,8 @@ class Steps:
         try:
             await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
             result = await self._release.evaluate(run)
+        except TrainingKilled as exc:
+            return await self._broke(run, str(exc))
         # A measurement that LLaMA-Factory breaks off ends the same way the next time.
         except (AdapterRejected, TrainingFailed) as exc:
             return await self._reject(run, str(exc))
@@ -355,6 +357,15 @@ class Steps:
         return await self._move(
             run, RunState.TRAINING, detail={"why": how}, attempts=run.attempts + 1
         )
+
+    async def _broke(self, run: Run, problem: str) -> Run:
+        """Leave the run for another attempt at the same step, unless there were too many."""
+        self._breaks[run.id, run.state] += 1
+        times = self._breaks[run.id, run.state]
+        if times >= self._limits.attempts:
+            return await self._reject(run, f"{problem} This was attempt {times}, the last.")
+        log.warning("step_broke", run=run.id, state=run.state, attempt=times)
+        return run
 
     async def _collect_again(self, run: Run) -> Run:
         """Leave out what is no longer in the pool: dataset and adapter are made without it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import ConfigError, TrainingFailed
+from core.errors import ConfigError, TrainingFailed, TrainingKilled
 from training.llamafactory import (
     command_line,
     forget_shared,
@@ -28,6 +28,12 @@ async def test_a_child_that_fails_names_its_log(tmp_path: Path) -> None:
         await run_llamafactory(
             "train", {}, tmp_path, program=_program("print('no such model'); raise SystemExit(3)")
         )
+
+
+async def test_a_child_that_is_killed_is_told_from_one_that_fails(tmp_path: Path) -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(TrainingKilled, match=r"was killed.*train\.log"):
+        await run_llamafactory("train", {}, tmp_path, program=_program(kill))
 
 
 async def test_the_error_is_found_before_the_banner_of_torchrun(tmp_path: Path) -> None:

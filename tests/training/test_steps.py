@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from core.audit import audit_of, verify
 from core.database import upsert
-from core.errors import AdapterRejected, ModelUnavailable
+from core.errors import AdapterRejected, ModelUnavailable, TrainingKilled
 from core.store import Store
 from core.tables import pairs
 from tests.training.run_parts import count_words
@@ -484,6 +484,18 @@ async def test_files_that_changed_after_the_training_are_refused(shop: Workshop)
 async def test_a_gate_that_refuses_by_itself_is_quoted(shop: Workshop) -> None:
     shop.fake.problem = AdapterRejected("It holds a pickle.")
     assert (await shop.until(S.REJECTED)).problem == "It holds a pickle."
+
+
+async def test_a_gate_that_is_killed_is_tried_again_as_often_as_a_training(shop: Workshop) -> None:
+    run = await shop.until(S.EVALUATING)
+    shop.fake.problem = TrainingKilled("llamafactory-cli train was killed.")
+    steps = shop.steps()
+    assert await steps.advance(run) == run
+    assert await steps.advance(run) == run
+    run = await steps.advance(run)
+    assert run.state is S.REJECTED
+    assert "was killed" in run.problem
+    assert shop.fake.asked.count("evaluate") == 3
 
 
 async def test_a_model_server_that_is_away_rejects_nothing(shop: Workshop) -> None:
