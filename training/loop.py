@@ -173,8 +173,13 @@ class Freezer:
         return [(pair.id, pair.user_id) for pair in found]
 
     async def freeze(self, stage: RunStage, recipe_name: str) -> Frozen:
-        """The dataset of the pool as it is; `DataError` where there is nothing to train on."""
+        """The dataset of the pool, thumbs of just now included.
+
+        Raises `DataError` where there is nothing to train on.
+        """
         now, settings = time.time(), self._settings
+        if stage != "sft":
+            await collect_pairs(self._store, self._rules, now)
         folder = datasets_folder(settings)
         count = token_counter(settings)
         room = recipe(stage, {}, model=recipe_name).get("max_samples")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from core.store import Store
 from core.tables import adapters, run_pairs, runs
 from tests.training.feedback_world import ANSWER, BETTER, World
 from training.commands.pairs import group
+from training.loop import opened_freezer
 
 Step = Callable[[World], Awaitable[None]]
 
@@ -169,3 +172,45 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     with pytest.raises(problem, match=said):
         CommandLine(tmp_path).run(*arguments)
+
+
+def test_every_command_works_beside_a_solemate_that_runs(tmp_path: Path) -> None:
+    line = CommandLine(tmp_path, review="all")
+    line.rate(corrected)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"prompt": "鞋带多长？", "chosen": "一米。", "rejected": "不知道。"}\n', "utf-8"
+    )
+    held, over = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with Store(line.settings.database.address):
+            held.set()
+            await asyncio.to_thread(over.wait)
+
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(lambda: asyncio.run(hold()))
+        held.wait()
+        try:
+            (name,) = line.json("collect")["new"]
+            assert [pair["id"] for pair in line.json("list")] == [name]
+            line.run("show", name)
+            line.run("review", typed="a\n")
+            line.run("export", tmp_path / "pairs.jsonl")
+            line.run("import", rows)
+            line.run("bad-cases")
+        finally:
+            over.set()
+        running.result()
+
+
+async def test_a_run_that_is_begun_by_hand_has_the_thumbs_of_just_now(tmp_path: Path) -> None:
+    settings = CommandLine(tmp_path, review="none").settings
+    async with (
+        Store(settings.database.address) as store,
+        opened_freezer(settings, store) as freezer,
+    ):
+        world = World(store)
+        await world.dislike(await world.ask(), BETTER)
+        frozen = await freezer.freeze("dpo", "embedded")
+    assert frozen.manifest.count("train") == 1

@@ -175,7 +175,7 @@ async def _collect(settings: Settings) -> Collected:
     from training.collect import collect_pairs
     from training.pair_rules import open_rules
 
-    async with open_store(settings) as store, open_rules(settings) as rules:
+    async with open_store(settings, exclusive=False) as store, open_rules(settings) as rules:
         return await collect_pairs(store, rules, time.time())
 
 
@@ -183,7 +183,7 @@ async def _read(settings: Settings, shown: Shown) -> list[PreferencePair]:
     from training.pairs import OPEN, PairState, read_pairs
 
     states = {Shown.ALL: frozenset(PairState), Shown.OPEN: OPEN}
-    async with open_store(settings) as store:
+    async with open_store(settings, exclusive=False) as store:
         return await read_pairs(store, states.get(shown) or {PairState(shown)})
 
 
@@ -191,7 +191,7 @@ async def _lineage(settings: Settings, name: str) -> Lineage:
     from training.lineage import lineage_of
     from training.pairs import pair_named
 
-    async with open_store(settings) as store:
+    async with open_store(settings, exclusive=False) as store:
         return await lineage_of(store, await pair_named(store, name))
 
 
@@ -203,7 +203,10 @@ async def _review(
     from training.pairs import pair_named
     from training.review_terminal import ReviewDesk
 
-    async with open_store(settings) as store, open_rules(settings, regenerate=False) as rules:
+    async with (
+        open_store(settings, exclusive=False) as store,
+        open_rules(settings, regenerate=False) as rules,
+    ):
         _print_collected(await collect_pairs(store, rules, time.time()), err)
         read = partial(out.input, markup=False)
         desk = ReviewDesk(store, rules, operator, out, read, time.time)
@@ -218,7 +221,7 @@ async def _export(settings: Settings, file: Path, style: Style, everything: bool
     from training.pairs import PairState, PoolRules, accepted, read_pairs, unpaired
 
     rules, now = PoolRules.of(settings), time.time()
-    async with open_store(settings) as store:
+    async with open_store(settings, exclusive=False) as store:
         if style is Style.KTO:
             rated = await unpaired(store, now, rules)
             return write_export(file, Format.KTO, (), rated)
@@ -236,7 +239,10 @@ async def _import(settings: Settings, file: Path, accept: bool, operator: str) -
     from training.pairs import PairState
 
     pairs = read_import(file, time.time())
-    async with open_store(settings) as store, open_rules(settings, regenerate=False) as rules:
+    async with (
+        open_store(settings, exclusive=False) as store,
+        open_rules(settings, regenerate=False) as rules,
+    ):
         done = await import_pairs(store, pairs, rules, time.time(), operator, accept=accept)
     states = Counter(pair.state for pair in done.pairs)
     counted = ", ".join(f"{states[state]} {state}" for state in PairState if states[state])
@@ -248,7 +254,7 @@ async def _import(settings: Settings, file: Path, accept: bool, operator: str) -
 async def _bad_cases(settings: Settings, days: float, sheet: Path | None, as_json: bool) -> None:
     from training.bad_cases import grouped, read_bad_cases, write_sheet
 
-    async with open_store(settings) as store:
+    async with open_store(settings, exclusive=False) as store:
         cases = await read_bad_cases(store, time.time() - days * _DAY)
     print_rows([asdict(group) for group in grouped(cases)], as_json)
     if sheet is not None:
