@@ -6,6 +6,7 @@ is mended elsewhere, and shows here.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ NO_ADAPTER = "no model"
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _CONTROL = ("\t", "\r", "\n")
 _CELL_CHARACTERS = 32_000
+# XML has no place for them (https://www.w3.org/TR/xml/#charsets), and openpyxl writes them.
+_NO_XML = re.compile(r"[\ud800-\udfff\ufffe\uffff]")
 _COLUMNS = (
     ("when", 17), ("reason", 16), ("topic", 14), ("adapter", 18), ("what to look at", 36),
     ("question", 36), ("answer", 60), ("correction", 40), ("comment", 30), ("passages", 36),
@@ -143,7 +146,7 @@ def write_sheet(cases: Sequence[BadCase], path: Path) -> None:
 
 def safe_cell(text: str) -> str:
     """The text as a cell may hold it: never a formula, nothing a spreadsheet cannot store."""
-    text = ILLEGAL_CHARACTERS_RE.sub("\ufffd", text)
+    text = _NO_XML.sub("\ufffd", ILLEGAL_CHARACTERS_RE.sub("\ufffd", text))
     risky = text.lstrip().startswith(_FORMULA) or text.startswith(_CONTROL)
     return ("'" + text if risky else text)[:_CELL_CHARACTERS]
 

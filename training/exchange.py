@@ -166,21 +166,28 @@ _Role = Annotated[
 ]
 
 
+# What a writer of JSON has nothing for is often null.
+_Text = Annotated[str, BeforeValidator(lambda text: "" if text is None else text)]
+_History = Annotated[
+    list[_Exchange], BeforeValidator(lambda rounds: [] if rounds is None else rounds)
+]
+
+
 class _SourceRow(_Shape):
     prompt: _Said
     chosen: _Said
     rejected: _Said
-    system: str = ""
-    history: list[_Exchange] = []
+    system: _Text = ""
+    history: _History = []
 
 
 class _AlpacaRow(_Shape):
     instruction: _Said
-    input: str = ""
+    input: _Text = ""
     chosen: _Said
     rejected: _Said
-    system: str = ""
-    history: list[_Exchange] = []
+    system: _Text = ""
+    history: _History = []
 
 
 class _Message(_Shape):
@@ -285,7 +292,7 @@ def _format_of(path: Path) -> Format:
         else:
             first = json.loads(text)[0]
         return next((style for key, style in _TELLING.items() if key in first), Format.SOURCE)
-    except (ValueError, LookupError, TypeError) as exc:
+    except (ValueError, LookupError, TypeError, RecursionError) as exc:
         raise DataError(
             f"{path}: no rows of pairs are in it ({exc}). Give a .jsonl file with one object a "
             "line, or a .json list of objects."
@@ -303,10 +310,13 @@ def _to_pair(row: Row[Any], now: float) -> PreferencePair:
             return _imported(prompt, data.chosen, data.rejected, now)
         case _SharegptRow() as data:
             _check_turns(row, data.messages)
+            for side, message in (("chosen", data.chosen), ("rejected", data.rejected)):
+                _check_answer(row, side, message)
             return _imported(_chat(data.messages), data.chosen.content, data.rejected.content, now)
         case _KtoRow() as data:
             *asked_messages, answer = data.messages
             _check_turns(row, asked_messages)
+            _check_answer(row, "messages", answer)
             liked, disliked = (answer.content, "") if data.label else ("", answer.content)
             return _imported(_chat(asked_messages), liked, disliked, now)
     raise AssertionError(f"a row of no known shape: {type(row.data)}")
@@ -320,6 +330,12 @@ def _check_turns(row: Row[Any], messages: Sequence[_Message]) -> None:
     if spoken != wanted:
         problem = f"must go user, assistant, …, user after the system message, not {roles}"
         raise DataError(f"{Finding(row.file, row.line, 'messages', problem)}. Mend the row.")
+
+
+def _check_answer(row: Row[Any], name: str, message: _Message) -> None:
+    if message.role != "assistant":
+        problem = f"the answer's role must be assistant, not {message.role!r}"
+        raise DataError(f"{Finding(row.file, row.line, name, problem)}. Mend the row.")
 
 
 def _prompt(

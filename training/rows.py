@@ -269,6 +269,9 @@ def split_question(prompt: str) -> tuple[str, str]:
     return "", prompt
 
 
+_TOO_DEEP = "it is nested too deeply"
+
+
 def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
     # Not `splitlines`, which also cuts at characters that JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), 1):
@@ -277,6 +280,8 @@ def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except ValueError as exc:
                 yield number, exc
+            except RecursionError:
+                yield number, ValueError(_TOO_DEEP)
 
 
 def _json_list(text: str) -> Iterator[tuple[int, Any]]:
@@ -287,6 +292,9 @@ def _json_list(text: str) -> Iterator[tuple[int, Any]]:
         values = json.loads(text)
     except ValueError as exc:
         yield getattr(exc, "lineno", 1), exc
+        return
+    except RecursionError:
+        yield 1, ValueError(_TOO_DEEP)
         return
     if not isinstance(values, list):
         yield 1, ValueError("must be a list of objects")

@@ -84,6 +84,7 @@ async def test_without_the_mark_the_cell_would_be_a_formula(tmp_path: Path) -> N
 def test_a_cell_holds_no_more_than_a_spreadsheet_takes() -> None:
     assert len(safe_cell("鞋" * 50_000)) == 32_000
     assert safe_cell("a\x00b") == "a\ufffdb"
+    assert safe_cell("a\ufffe\uffff\ud800b") == "a\ufffd\ufffd\ufffdb"
     assert safe_cell("帆布鞋") == "帆布鞋"
 
 

@@ -248,6 +248,26 @@ def test_a_liked_and_a_disliked_answer_to_one_prompt_are_a_pair(tmp_path: Path) 
             '"rejected": {"role": "assistant", "content": "b"}}]',
             "must go user, assistant",
         ),
+        (
+            "a.json",
+            '[{"messages": [{"role": "user", "content": "q"}], '
+            '"chosen": {"role": "user", "content": "a"}, '
+            '"rejected": {"role": "assistant", "content": "b"}}]',
+            "field 'chosen': the answer's role must be assistant",
+        ),
+        (
+            "a.json",
+            '[{"messages": [{"role": "user", "content": "q"}, '
+            '{"role": "user", "content": "a"}], "label": true}]',
+            "field 'messages': the answer's role must be assistant",
+        ),
+        ("a.json", "[" * 100_000, "no rows of pairs"),
+        ("a.jsonl", "[" * 100_000, "no rows of pairs"),
+        (
+            "a.jsonl",
+            '{"prompt": "q", "chosen": "a", "rejected": "b"}\n' + "[" * 100_000,
+            "line 2.*nested too deeply",
+        ),
         ("missing.json", None, "Cannot read"),
     ],
 )
@@ -259,6 +279,14 @@ def test_a_file_that_is_wrong_is_refused_in_one_sentence(
         path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         read_import(path, NOW)
+
+
+def test_a_column_that_has_nothing_may_be_null(tmp_path: Path) -> None:
+    row = {"instruction": QUESTION, "chosen": BETTER, "rejected": ANSWER}
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps([row | {"system": None, "history": None, "input": None}]), "utf-8")
+    (pair,) = read_import(path, NOW)
+    assert pair.prompt == (ChatMessage("user", QUESTION),)
 
 
 def test_another_dataset_in_the_folder_stays_known(tmp_path: Path) -> None:
