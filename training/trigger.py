@@ -16,6 +16,10 @@ from training.runs import Run, Runs
 _WINDOW = re.compile(r"^([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)$")
 
 
+# Of a cool-down of a day, an hour.
+_EARLY = 1 / 24
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What the rule looks at: the pool as it is, and what was done before."""
@@ -47,7 +51,8 @@ class TriggerRule:
 
     def due(self, moment: Moment, *, nightly: bool) -> str:
         """Why a run is due, "" where none is. The nightly look is inside every window."""
-        if moment.last_run_at is not None and self.cooling(moment.last_run_at, moment.now):
+        last = moment.last_run_at
+        if last is not None and self.cooling(last, moment.now, nightly=nightly):
             return ""
         if moment.pool < self.min_pool or moment.people < self.min_people:
             return ""
@@ -57,9 +62,14 @@ class TriggerRule:
             return ""
         return f"{moment.new} new pairs, {moment.pool} of {moment.people} people in all"
 
-    def cooling(self, last_run_at: float, now: float) -> bool:
-        """Whether the last run is too recent; one that lies ahead was begun by another clock."""
-        return 0 <= now - last_run_at < self.cooldown_seconds
+    def cooling(self, last_run_at: float, now: float, *, nightly: bool) -> bool:
+        """Whether the last run is too recent; one that lies ahead was begun by another clock.
+
+        The nightly look may come a little early: last night's run began a moment after its own
+        look, and so a day's rest would miss every night by that moment.
+        """
+        early = _EARLY if nightly else 0.0
+        return 0 <= now - last_run_at < self.cooldown_seconds * (1 - early)
 
 
 def in_window(window: str, now: float) -> bool:
@@ -124,7 +134,7 @@ class Look:
         last = max((run.created_at for run in past), default=None)
         if any(not run.ended for run in past):
             return None
-        if last is not None and self._rule.cooling(last, now):
+        if last is not None and self._rule.cooling(last, now, nightly=nightly):
             return None
         pool = await self._pool(now)
         tried = await self._runs.pairs_tried()

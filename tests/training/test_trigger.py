@@ -48,6 +48,25 @@ def test_a_run_is_due_when_everything_has_come_together(
     assert bool(RULE.due(replace(MOMENT, **change), nightly=False)) is due  # type: ignore[arg-type]
 
 
+def test_a_run_a_night_keeps_its_hour_however_late_each_look_is() -> None:
+    rule, last, begun = replace(RULE, window=""), None, []
+    for night in range(30):
+        # The nightly look is a little late, more or less; the cheap ones come between.
+        late = NIGHT + night * 24 * HOUR + (0.04, 0.01, 0.03)[night % 3]
+        for now, nightly in ((late, True), (late + 300.0, False), (late + 12 * HOUR, False)):
+            moment = Moment(now, new=10, pool=20, people=5, last_run_at=last)
+            if rule.due(moment, nightly=nightly):
+                begun.append((now, nightly))
+                last = now
+    assert len(begun) == 30
+    assert all(nightly for _, nightly in begun)
+
+
+def test_a_nightly_look_soon_after_a_run_still_begins_none() -> None:
+    moment = replace(MOMENT, last_run_at=NIGHT - 22 * HOUR)
+    assert RULE.due(moment, nightly=True) == ""
+
+
 def test_the_nightly_look_is_inside_every_window() -> None:
     assert RULE.due(replace(MOMENT, now=NOON), nightly=True)
 
