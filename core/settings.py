@@ -27,6 +27,8 @@ from core.spelling import Spelled, requirement
 ROOT = Path(__file__).resolve().parent.parent
 ENV_PREFIX = "SOLEMATE__"
 PROFILE_VARIABLE = "SOLEMATE_PROFILE"
+ENV_FILE_VARIABLE = "SOLEMATE_ENV_FILE"
+"""Names the file that is read as `.env`; where it is empty, none is."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -354,7 +356,10 @@ def load_settings(
 
 
 def _dotenv() -> dict[str, str]:
-    path = ROOT / ".env"
+    name = os.environ.get(ENV_FILE_VARIABLE, ".env")
+    if not name:
+        return {}
+    path = ROOT / name
     try:
         found = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as exc:

@@ -7,6 +7,7 @@ Only an operator's part is done on the store: holding the loop still, and approv
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,7 +21,13 @@ import httpx
 from core.errors import TrainingFailed
 from core.opening import open_store
 from core.ports import free_port
-from core.settings import Settings, load_settings
+from core.settings import (
+    ENV_FILE_VARIABLE,
+    PROFILE_VARIABLE,
+    Secrets,
+    Settings,
+    load_settings,
+)
 from core.store import Store
 from training.lineage import Lineage, lineage_of
 from training.loop import operators_runs
@@ -39,6 +46,7 @@ _AT_ONCE = 6
 _POLL_SECONDS = 0.5
 _START_SECONDS = 180.0
 _HOST = "127.0.0.1"
+_PROFILE = "embedded"
 # What a shop with a handful of testers would set: nobody is waited for, all get what was learnt.
 _CHANGES = {
     "LIMITS__MESSAGES_PER_MINUTE": "10000",
@@ -132,7 +140,7 @@ async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) 
     """
     started = time.monotonic()
     changes = _environment(folder)
-    own = load_settings(changes=changes)
+    own = load_settings(environment=changes, profile=_PROFILE)
     corrections = read_all(rows, CorrectionRow)
     pause_file(own).parent.mkdir(parents=True, exist_ok=True)
     pause_file(own).touch()
@@ -186,12 +194,16 @@ async def _solemate(
                 return False
 
         log_file = settings.state / "up.log"
+        # No token, profile or setting of the real one: the demo talks to nobody but itself.
+        foreign = [name for name in os.environ if name.startswith("SOLEMATE_")]
+        none = dict.fromkeys((*foreign, *Secrets.model_fields))
+        only = {ENV_FILE_VARIABLE: "", PROFILE_VARIABLE: _PROFILE}
         async with model_server(
             command,
             healthy=healthy,
             log_file=log_file,
             start_seconds=_START_SECONDS,
-            environment=changes,
+            environment={**none, **only, **changes},
         ):
             yield client
 

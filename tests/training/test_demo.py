@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner
 
-from core.errors import ConfigError
+from core.errors import ConfigError, ModelUnavailable
+from core.settings import Secrets, at_root, load_settings
 from solemate import app
-from training.demo import Lesson, Said
+from training.commands.demo import ROWS
+from training.demo import Lesson, Said, show_the_loop
 from training.rows import CorrectionRow
 
 CORRECTION = "不要踩湿地哦～保龄球鞋滑动脚的鞋底沾水后会突然刹住，这样容易摔倒的。"
@@ -61,3 +67,40 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
     assert "is not empty" in str(result.exception)
     assert [file.name for file in tmp_path.iterdir()] == ["solemate.db"]
+
+
+async def test_the_demo_starts_with_nothing_of_the_environment_but_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "TELEGRAM_BOT_TOKEN": "123:real",
+        "SLACK_BOT_TOKEN": "xoxb-real",
+        "SOLEMATE_PROFILE": "production",
+        "SOLEMATE__REDIS__URL": "redis://real:6379/0",
+        "SOLEMATE__MODEL__BASE_URL": "http://real:8000/v1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    given: dict[str, str | None] = {}
+
+    @asynccontextmanager
+    async def started(
+        command: object, *, environment: Mapping[str, str | None], **options: object
+    ) -> AsyncIterator[None]:
+        given.update(environment)
+        raise ModelUnavailable("seen")
+        yield
+
+    monkeypatch.setattr("training.demo.model_server", started)
+    with pytest.raises(ModelUnavailable, match="seen"):
+        await show_the_loop(load_settings(environment={}), tmp_path, at_root(ROWS), lambda _: None)
+    seen = {name: value for name, value in {**os.environ, **given}.items() if value is not None}
+    monkeypatch.setattr(os, "environ", seen)
+    demo = load_settings()
+    assert demo.secrets == Secrets()
+    assert demo.redis.url == ""
+    assert demo.model.embedded
+    assert urlsplit(demo.model.base_url).hostname == "127.0.0.1"
+    assert demo.database.url == f"sqlite:///{tmp_path / 'solemate.db'}"
+    assert seen["SOLEMATE_PROFILE"] == "embedded"
+    assert seen["SOLEMATE_ENV_FILE"] == ""
+    assert seen["PATH"]

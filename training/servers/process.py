@@ -28,12 +28,12 @@ async def model_server(
     healthy: Callable[[], Awaitable[bool]],
     log_file: Path,
     start_seconds: float = 120.0,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
 ) -> AsyncIterator[None]:
     """Run `command` while the block runs; enter the block once `healthy()` is true.
 
     A server that dies later is started again after a second. Its output goes to `log_file`;
-    `environment` is laid over ours.
+    `environment` is laid over ours; what is None there is left out.
     Raises `ModelUnavailable`, naming that file, when it is not healthy within `start_seconds`.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -95,15 +95,16 @@ async def _keep(
 
 
 async def _start(
-    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+    command: Sequence[str], log_file: Path, environment: Mapping[str, str | None]
 ) -> asyncio.subprocess.Process:
+    laid_over = {**os.environ, **environment}
     with log_file.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            env={name: value for name, value in laid_over.items() if value is not None},
             # Its own group: Ctrl-C is for us, and we end it after the last answer.
             start_new_session=True,
         )
