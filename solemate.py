@@ -287,6 +287,10 @@ async def some_expert(settings: Settings) -> AsyncIterator[Expert]:
         stack = AsyncExitStack()
         opened = await stack.enter_async_context(open_expert(settings, embedded_server))
     async with stack:
+        if not opened.registry.complete:
+            from core.doctor import warn_of_models
+
+            await warn_of_models(settings)
         yield opened.engine
 
 
@@ -315,7 +319,7 @@ async def _up(settings: Settings) -> None:
             opened = await stack.enter_async_context(open_expert(settings, embedded_server))
             await note_policy(opened.store, settings, who=starter())
             await opened.vision.warm()
-        await warn_of_others(settings, opened.link)
+        await warn_of_others(settings, opened.link, complete=opened.registry.complete)
         tracing = stack.enter_context(open_tracing(settings, "solemate"))
         owner = uuid.uuid4().hex
         inbox = Inbox(opened.store, owner=owner, depth=settings.limits.lane_depth)
@@ -373,13 +377,18 @@ def _platforms(settings: Settings) -> dict[Platform, OpenFront]:
     return found
 
 
-async def warn_of_others(settings: Settings, link: RedisLink | None) -> None:
-    """Say what is wrong with servers that we do not start; people are answered without them."""
+async def warn_of_others(
+    settings: Settings, link: RedisLink | None, *, complete: bool = True
+) -> None:
+    """Say what is wrong with servers that we do not start; people are answered without them.
+
+    Also with our own, where the answers are not `complete` without the adapter.
+    """
     from core.doctor import examine_redis, warn_of, warn_of_models
 
     if link is not None:
         warn_of(await examine_redis(link))
-    if not settings.model.embedded:
+    if not (settings.model.embedded and complete):
         await warn_of_models(settings)
 
 

@@ -386,6 +386,24 @@ def test_a_start_without_a_model_ends_in_one_clear_sentence(
     assert "Traceback" not in done.stderr
 
 
+def test_a_missing_adapter_is_named_at_the_start_and_the_model_answers_without_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    done = solemate(
+        environment,
+        *("ask", "帆布鞋怎么洗？", "--json"),
+        SOLEMATE__WEB__PORT=str(free_port()),
+        SOLEMATE__MODEL__BASE_URL=f"http://127.0.0.1:{free_port()}/v1",
+        SOLEMATE__MODEL__ADAPTER_PATH=nowhere,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["adapter"] in ("solemate", "")
+    told = " ".join(done.stderr.split())
+    assert f"There is no adapter in '{nowhere}'" in told
+    assert "Mend model.adapter_path" in told
+
+
 def test_a_mistake_is_one_line_however_narrow_the_terminal(environment: dict[str, str]) -> None:
     done = solemate(environment, "tag", f"{'a-long-name-' * 9}:x:.jpg", COLUMNS="40")
     assert done.stderr.count("\n") == 1
