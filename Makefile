@@ -63,6 +63,11 @@ install: uv
 	@echo "Installing packages into $(VENV) …"
 	@$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -c "import solemate" 2>/dev/null || { \
+		echo "Packages have lost files: installing all of them again …" \
+		&& $(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock \
+			--reinstall \
+		&& $(BIN)/python -c "import solemate"; }
 	@cat requirements.lock pyproject.toml > $(VENV)/.installed
 
 # vLLM wants another transformers than LLaMA-Factory. torchcodec reads audio and video, which nobody

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("bots", "core", "training")
 
-# Writes down how it is called. `uv venv` makes an environment whose Python imports anything.
+# Writes down how it is called. `uv venv` makes an environment whose Python imports anything, but not
+# as long as files are lost that only a reinstallation brings back.
 UV = """#!/bin/sh
 echo "$*" >> "$UV_CALLS"
 case "$*" in
@@ -23,9 +24,11 @@ venv*)
     for folder in "$@"; do :; done
     rm -rf "$folder"
     mkdir -p "$folder/bin"
-    printf '#!/bin/sh\\n' > "$folder/bin/python"
+    printf '#!/bin/sh\\n[ "$2" != "import solemate" ] || [ ! -e "$UV_CALLS.lost" ]\\n' \\
+        > "$folder/bin/python"
     chmod +x "$folder/bin/python"
     ;;
+*--reinstall) rm -f "$UV_CALLS.lost" ;;
 esac
 """
 
@@ -38,6 +41,7 @@ class Project:
         self._calls = folder / "calls"
         self.python = folder / "project" / ".venv" / "bin" / "python"
         self.stamp = folder / "project" / ".venv" / ".installed"
+        self.lost = folder / "calls.lost"
         tools = folder / "tools"
         for made in (tools, self.python.parents[2]):
             made.mkdir()
@@ -105,6 +109,22 @@ def test_an_environment_without_its_stamp_is_installed_again(project: Project) -
     project.make_env()
     project.stamp.unlink()
     assert project.make_env() == (0, INSTALLING)
+
+
+def test_a_package_that_has_lost_its_files_is_installed_anew(project: Project) -> None:
+    project.make_env()
+    project.lost.touch()
+    assert project.make_env() == (0, [*INSTALLING, "pip install"])
+    assert project.make_env() == (0, [])
+
+
+def test_what_cannot_be_imported_in_the_end_is_not_called_installed(project: Project) -> None:
+    project.make_env()
+    project.lost.mkdir()
+    status, calls = project.make_env()
+    assert status != 0
+    assert calls == [*INSTALLING, "pip install"]
+    assert not project.stamp.exists()
 
 
 @pytest.mark.parametrize("broken", ["missing", "a dangling link", "not to be run"])
