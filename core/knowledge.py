@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(
     r"\b(?:e\.g|i\.e|etc|approx|vs|no|mr|mrs|ms|dr|st|fig)\.$", re.IGNORECASE
 )
+# Of what is wrong in a file, so much is told at once.
+_TOLD = 20
 _FIELDS = frozenset({"id", "title", "content", "source", "topic", "lang", "keywords"})
 _CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
 
@@ -69,16 +71,23 @@ class Chunk:
 def load_knowledge(path: Path) -> list[Chunk]:
     """Read a JSON list of objects with `content`; id, title, source, lang, topic, keywords may be.
 
-    Raises `DataError` naming file, line and field of the first thing that is wrong.
+    Raises `DataError` naming file, line and field of what is wrong, one a line.
     """
     chunks: list[Chunk] = []
-    seen: dict[str, int] = {}
-    for item in _objects(path):
-        for chunk in _chunks(item):
-            if chunk.id in seen:
-                item.refuse("id", f"{chunk.id!r} is already used in line {seen[chunk.id]}")
-            seen[chunk.id] = item.line
-            chunks.append(chunk)
+    problems: list[str] = []
+    try:
+        for item in _objects(path):
+            made = list(_chunks(item))
+            problems += item.problems
+            chunks += made if not item.problems else ()
+    except DataError as exc:
+        problems.append(str(exc))
+    if problems:
+        told = problems[:_TOLD]
+        more = len(problems) - len(told)
+        raise DataError("\n".join([*told, *([f"… and {more} more."] if more else [])]))
+    if not chunks:
+        raise DataError(f"{path} holds no entries: write at least one object with 'content'.")
     return chunks
 
 
@@ -103,34 +112,52 @@ class _Object:
     start: int
     end: int
     fields: Mapping[str, Any]
+    seen: dict[str, int]
+    problems: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
 
     @property
     def line(self) -> int:
         return self.text.count("\n", 0, self.start) + 1
 
     def refuse(self, name: str, problem: str) -> None:
-        """Raise, naming the field's own line or, where it is missing, the object's."""
+        """Note what is wrong, by the field's own line or, where it is missing, the object's.
+
+        A field is refused once: what follows from its first fault is none of its own.
+        """
+        if name in self.refused:
+            return
+        self.refused.add(name)
         key = re.compile(rf'(?<!\\)"{re.escape(name)}"\s*:')
         found = key.search(self.text, self.start, self.end)
         line = self.text.count("\n", 0, found.start() if found else self.start) + 1
-        raise DataError(f"{self.path}, line {line}, field {name!r}: {problem}.")
+        self.problems.append(f"{self.path}, line {line}, field {name!r}: {problem}.")
 
     def check_names(self) -> None:
         """Refuse a misspelled field; others that we have no use for are left to who needs them."""
-        for name in self.fields.keys() - _FIELDS:
+        for name in sorted(self.fields.keys() - _FIELDS):
             if meant := _misspelled(name, _FIELDS.difference(self.fields)):
                 self.refuse(name, f"is unknown; did you mean {meant!r}")
+                self.refused.add(meant)
+
+    def name(self, identity: str) -> None:
+        """Refuse an id that another object has already."""
+        if identity in self.seen:
+            self.refuse("id", f"{identity!r} is already used in line {self.seen[identity]}")
+        self.seen.setdefault(identity, self.line)
 
     def string(self, name: str) -> str:
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             self.refuse(name, f"must be text, not {value!r:.60}")
+            return ""
         return (value or "").strip()
 
     def strings(self, name: str) -> tuple[str, ...]:
         value = self.fields.get(name) or []
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             self.refuse(name, f"must be a list of texts, not {value!r:.60}")
+            return ()
         return tuple(one.strip() for one in value if one.strip())
 
 
@@ -143,6 +170,7 @@ def _misspelled(name: str, missing: frozenset[str]) -> str | None:
 
 def _objects(path: Path) -> Iterator[_Object]:
     text = _read(path)
+    seen: dict[str, int] = {}
     decoder = json.JSONDecoder()
     start = _skip_space(text, 0)
     if text[start : start + 1] != "[":
@@ -153,7 +181,7 @@ def _objects(path: Path) -> Iterator[_Object]:
     try:
         while text[start : start + 1] != "]":
             fields, end = decoder.raw_decode(text, start)
-            item = _Object(path, text, start, end, fields)
+            item = _Object(path, text, start, end, fields, seen)
             if not isinstance(fields, dict):
                 raise DataError(f"{path}, line {item.line}: must be an object, not {fields!r:.60}.")
             yield item
@@ -198,9 +226,12 @@ def _chunks(item: _Object) -> Iterator[Chunk]:
     content = item.string("content")
     if not content:
         item.refuse("content", "is missing or empty")
-    document = item.string("id") or hashlib.sha256(content.encode()).hexdigest()[:16]
+    given = item.string("id")
+    document = given or hashlib.sha256(content.encode()).hexdigest()[:16]
     if any(char.isspace() or not char.isprintable() for char in document):
         item.refuse("id", f"must not hold spaces or control characters: {document!r:.60}")
+    if given or content:
+        item.name(document)
     lang = _language(item, content)
     title = item.string("title") or _first_clause(content)
     source = item.string("source") or item.path.name
@@ -208,6 +239,8 @@ def _chunks(item: _Object) -> Iterator[Chunk]:
     keywords = item.strings("keywords")
     for part, text in enumerate(_split(content)):
         identity = f"{document}#{part + 1}" if part else document
+        if part:
+            item.name(identity)
         yield Chunk(identity, title, text, source, topic, lang, part, keywords)
 
 

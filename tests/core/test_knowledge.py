@@ -60,6 +60,44 @@ def test_a_wrong_field_is_named_with_its_line(
         load_knowledge(path)
 
 
+def test_all_that_is_wrong_is_named_at_once(write_knowledge: Write) -> None:
+    path = write_knowledge(
+        [
+            {"content": "a", "id": "a"},
+            {"contents": "b", "lang": "fr"},
+            {"content": 5, "id": "a", "title": ["x"]},
+            {"content": "d", "id": "a"},
+        ]
+    )
+    with pytest.raises(DataError) as caught:
+        load_knowledge(path)
+    told = str(caught.value).splitlines()
+    assert [line.split(": ")[0].removeprefix(f"{path}, ") for line in told] == [
+        "line 7, field 'contents'",
+        "line 8, field 'lang'",
+        "line 11, field 'content'",
+        "line 12, field 'id'",
+        "line 13, field 'title'",
+        "line 19, field 'id'",
+    ]
+
+
+def test_of_very_much_that_is_wrong_the_rest_is_counted(write_knowledge: Write) -> None:
+    path = write_knowledge([{"content": ""}] * 23)
+    with pytest.raises(DataError) as caught:
+        load_knowledge(path)
+    *told, rest = str(caught.value).splitlines()
+    assert len(told) == 20
+    assert rest == "… and 3 more."
+
+
+def test_a_list_without_entries_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.json"
+    path.write_text("[]\n", "utf-8")
+    with pytest.raises(DataError, match="holds no entries"):
+        load_knowledge(path)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
