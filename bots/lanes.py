@@ -112,9 +112,13 @@ class Limits:
             counts += [(self._minute, "minute", messages), (self._photos, "photos", photos)]
         for item, name, cost in counts:
             if cost and (wait := await self._wait(item, (name, user_id), cost)):
+                of_photos = item is self._photos
                 raise Busy(
-                    f"Too many messages: at most {item.amount} per {item.get_expiry()} seconds.",
+                    f"Too many {'photos' if of_photos else 'messages'}: "
+                    f"at most {item.amount} per {item.get_expiry()} seconds.",
                     retry_after_seconds=min(wait, item.get_expiry()),
+                    code="busy_photos" if of_photos else "busy",
+                    limit=item.amount,
                 )
 
     async def _wait(self, item: RateLimitItem, key: tuple[str, str], cost: int) -> float:

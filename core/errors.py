@@ -77,12 +77,19 @@ class ImageRejected(SolemateError):
 
 
 class Busy(SolemateError):
-    """Too much at once; `retry_after_seconds` says when to come back."""
+    """Too much at once; `retry_after_seconds` says when to come back, `values` of what."""
 
-    code = "busy"
-
-    def __init__(self, message: str, *, retry_after_seconds: float, status: int = 429) -> None:
-        super().__init__(message, seconds=math.ceil(retry_after_seconds))
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float,
+        status: int = 429,
+        code: str = "busy",
+        **values: object,
+    ) -> None:
+        super().__init__(message, seconds=math.ceil(retry_after_seconds), **values)
+        self.code = code
         self.retry_after_seconds = retry_after_seconds
         self.status = status
 

@@ -100,6 +100,11 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "现在有点忙，请 {seconds} 秒后再试。",
         "en": "I am rather busy; please try again in {seconds} seconds.",
     },
+    "busy_photos": {
+        "zh": "照片我一分钟最多看 {limit} 张，请 {seconds} 秒后再发；文字问题现在就可以问。",
+        "en": "I look at no more than {limit} photos a minute; please send more in {seconds} "
+        "seconds. Questions without one are welcome now.",
+    },
     "text_empty": {
         "zh": "消息是空的，请写下问题或附上照片。",
         "en": "The message is empty; write a question or attach a photo.",

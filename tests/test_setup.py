@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("bots", "core", "training")
 
-# Writes down how it is called. `uv venv` makes an environment whose Python imports anything, but not
-# as long as files are lost that only a reinstallation brings back.
+# Writes down how it is called. `uv venv` makes an environment whose Python imports anything, except
+# while files are lost that only a reinstallation brings back.
 UV = """#!/bin/sh
 echo "$*" >> "$UV_CALLS"
 case "$*" in

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 # As much of a text as tells its language.
 _SAMPLE = 1000
 _SAFE = ("GET", "HEAD", "OPTIONS")
+# How long the rest of a body that is refused is waited for.
+_DRAIN_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -73,19 +75,43 @@ class Gate:
 
     async def admit(self, request: Request) -> Request:
         """The request with its body read; `Refused` for a foreign page or an unfit body."""
+        try:
+            self._check(request)
+        except Refused:
+            await self._drain(request, 0)
+            raise
+        return await self._read(request) if request.method == "POST" else request
+
+    def _check(self, request: Request) -> None:
+        """Refuse what its head alone makes unfit."""
         if request.method not in _SAFE:
             origin = request.headers.get("origin")
             if origin is not None and origin not in self.origins:
                 raise Refused(403, "origin", origin=origin[:100])
         if request.method != "POST":
-            return request
+            return
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, "body_type")
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_body_bytes:
+        if _announced(request) > self.max_body_bytes:
             raise self._too_large()
-        return await self._read(request)
+
+    async def _drain(self, request: Request, read: int) -> None:
+        """Take in the rest of a refused body that is not much larger than one that is taken.
+
+        Many clients write all of it before they read: they would find the connection broken, and
+        not the answer.
+        """
+        most = 2 * self.max_body_bytes
+        if _announced(request) > most or "expect" in request.headers:
+            return
+        more = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while more and read <= most:
+                    message = await request.receive()
+                    read += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     async def _read(self, request: Request) -> Request:
         read = 0
@@ -95,6 +121,8 @@ class Gate:
             message = await request.receive()
             read += len(message.get("body", b""))
             if read > self.max_body_bytes:
+                if message.get("more_body", False):
+                    await self._drain(request, read)
                 raise self._too_large()
             return message
 
@@ -108,6 +136,11 @@ class Gate:
 
     def _too_large(self) -> Refused:
         return Refused(413, "body_large", limit=self.max_body_bytes)
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 def route_class(gate: Gate, shape: ErrorShape) -> type[APIRoute]:

@@ -498,6 +498,29 @@ async def test_a_body_that_is_too_large_is_refused_while_it_is_read(tmp_path: Pa
     assert error_of(announced)[:2] == (413, "body_large")
 
 
+@pytest.mark.parametrize("announced", [{}, {"content-length": "2500000"}], ids=["chunked", "told"])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("application/json", 413), ("application/octet-stream", 415)]
+)
+async def test_a_body_that_is_somewhat_too_large_is_taken_in_before_it_is_refused(
+    tmp_path: Path, announced: dict[str, str], kind: str, status: int
+) -> None:
+    sent = 0
+
+    async def large() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(25):
+            sent += 100_000
+            yield b" " * 100_000
+
+    async with api(tmp_path) as (http, _):
+        response = await http.post(
+            "/chat", content=large(), headers={"content-type": kind, **announced}
+        )
+    assert response.status_code == status
+    assert sent == 2_500_000
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [

@@ -23,6 +23,7 @@ from core.inbox import Letter, Receipt
 from core.messages import ChatMessage, Done, Event, Platform, UserMessage
 from core.model import Piece, Sampling
 from core.tables import inbox, turns
+from core.wording import apology
 from tests.bots.desks import AT_ONCE, open_desk
 from tests.fakes import FakeChatModel, HeldChatModel
 
@@ -601,8 +602,10 @@ async def test_what_was_sent_long_ago_counts_for_its_day_and_not_for_this_minute
 async def test_photos_have_a_limit_of_their_own() -> None:
     limits = Limits(Allowance(messages_per_minute=9, photos_per_minute=1, messages_per_day=9))
     await limits.count("w:one", photos=1)
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match="at most 1 per 60") as caught:
         await limits.count("w:one", photos=1)
+    assert "一分钟最多看 1 张" in apology(caught.value, "zh")
+    assert "no more than 1 photos" in apology(caught.value, "en")
     await limits.count("w:one", photos=0)
 
 
