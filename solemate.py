@@ -34,6 +34,7 @@ from core.opening import (
 from core.printing import Json, err, out, print_json, print_rows
 from core.running import run
 from core.settings import Settings
+from core.spelling import CONVERSATION
 from training.commands import (
     adapters,
     data,
@@ -115,6 +116,8 @@ def ask(
     """Ask one question; starts what it needs when nothing is running."""
     if len(photo or ()) > 1:
         raise ConfigError("Ask about one photo at a time: give --photo once.")
+    if conversation is not None and not CONVERSATION.fits(conversation):
+        raise ConfigError(f"--conversation must be {CONVERSATION.words}, not {conversation!r:.80}.")
     images = tuple(_photo_bytes(path, context.obj) for path in photo or ())
     run(_ask(context.obj, text, images, conversation, as_json))
 

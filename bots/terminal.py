@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -23,6 +24,7 @@ from core.messages import (
     Event,
     Feedback,
     Found,
+    Language,
     Outcome,
     Platform,
     Rating,
@@ -33,6 +35,8 @@ from core.messages import (
 )
 from core.wording import say, tag_words
 
+# What begins like a folder is none.
+_COMMAND = re.compile(r"/\w*")
 _MARKS = {"+": Rating.UP, "-": Rating.DOWN}
 
 Read = Callable[[str], Awaitable[str]]
@@ -87,14 +91,19 @@ async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
 
 
 async def chat(expert: Expert, console: Console, read: Read) -> None:
-    """Talk until an empty line or the end of input; `+` and `-` rate the last answer."""
-    console.print(Text(say("greeting", "zh"), style="bold"))
-    console.print(Text(say("greeting", "en"), style="bold"))
-    console.print(Text(say("chat_help", "zh") + " / " + say("chat_help", "en"), style="dim"))
+    """Talk until `/quit`, an empty line or the end of input; `+` and `-` rate the last answer."""
+    for style, key in (("bold", "greeting"), ("dim", "chat_help")):
+        _say_in_both(console, key, style)
     conversation = uuid.uuid4().hex
     last: Reply | None = None
-    while line := await _line(read):
+    while (line := await _line(read)) and line != "/quit":
         mark, _, correction = line.partition(" ")
+        if _COMMAND.fullmatch(mark):
+            if mark == "/new":
+                conversation, last = uuid.uuid4().hex, None
+            key = {"/new": "new_started", "/help": "chat_help"}.get(mark, "chat_unknown")
+            _say_in_both(console, key, "dim", command=mark)
+            continue
         try:
             if mark in _MARKS and last is not None:
                 verdict = Feedback(last.id, "terminal", _MARKS[mark], correction=correction.strip())
@@ -178,6 +187,11 @@ def _rows(text: str, width: int) -> int:
 
 def _seconds(reply: Reply) -> dict[str, float]:
     return dataclasses.asdict(reply.timings) | {"own": reply.timings.own}
+
+
+def _say_in_both(console: Console, key: str, style: str, **values: object) -> None:
+    for language in get_args(Language):
+        console.print(Text(say(key, language, **values), style=style))
 
 
 async def _line(read: Read) -> str:

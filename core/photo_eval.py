@@ -54,8 +54,10 @@ def load_labelled(folder: Path) -> list[LabelledPhoto]:
     path = folder / "labels.jsonl"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path}: cannot read the labels ({exc}).") from exc
+    except OSError as exc:
+        raise DataError(f"Cannot read the labels in {str(path)!r}: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not UTF-8 text; save the file as UTF-8.") from exc
     photos = list(_photos(lines, path))
     if not photos:
         raise DataError(f"{path}: there are no labels in it.")

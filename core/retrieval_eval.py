@@ -295,8 +295,10 @@ def _ece(rankings: Mapping[Question, Ranking], questions: Sequence[Question]) ->
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"Cannot read the questions in {str(path)!r}: {exc}.") from exc
+    except OSError as exc:
+        raise DataError(f"Cannot read the questions in {str(path)!r}: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not UTF-8 text; save the file as UTF-8.") from exc
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 

@@ -32,6 +32,10 @@ class Spelled:
     pattern: str
     words: str
 
+    def fits(self, value: str) -> bool:
+        """Whether the value is spelled so."""
+        return re.fullmatch(self.pattern, value) is not None
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
@@ -43,9 +47,14 @@ class Spelled:
         return handler(schema) | {"pattern": f"^({self.pattern})$"}
 
     def _check(self, value: str) -> str:
-        if not re.fullmatch(self.pattern, value):
+        if not self.fits(value):
             raise PydanticCustomError("spelling", "Input should be {words}", {"words": self.words})
         return value
+
+
+# Four characters shorter than the store's keys, which begin with "api:".
+CONVERSATION = Spelled(r"[A-Za-z0-9_-]{1,60}", "1 to 60 letters, digits, '_' or '-'")
+"""What a caller may name a conversation."""
 
 
 def requirement(error: Mapping[str, Any]) -> str:

@@ -139,9 +139,14 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     # The terminal.
     "chat_help": {
-        "zh": "+ 或 - 评价上一个回答，- 后面可以写上你认为正确的回答；空行结束。",
+        "zh": "+ 或 - 评价上一个回答，- 后面可以写上你认为正确的回答；"
+        "/new 换个话题，/help 再看一遍，/quit 或空行结束。",
         "en": "+ or - rates the last answer, - may be followed by what I should have said; "
-        "an empty line ends.",
+        "/new starts afresh, /help shows this again, /quit or an empty line ends.",
+    },
+    "chat_unknown": {
+        "zh": "没有 {command} 这个命令，只有 /new、/help 和 /quit。",
+        "en": "There is no {command}, only /new, /help and /quit.",
     },
     # Chat platforms: commands and what they say.
     "command_start": {"zh": "认识一下 Solemate", "en": "Meet Solemate"},

@@ -66,14 +66,12 @@ from core.messages import (
 )
 from core.notices import Lesson
 from core.photos import decode_base64
-from core.spelling import Spelled
+from core.spelling import CONVERSATION, Spelled
 
-# Four characters shorter than the store's keys, which begin with "api:".
-_SESSION = Spelled(r"[A-Za-z0-9_-]{1,60}", "1 to 60 letters, digits, '_' or '-'")
 _MESSAGE = Spelled(r"[A-Za-z0-9._:-]{1,128}", "1 to 128 letters, digits, '.', '_', ':' or '-'")
-SessionId = Annotated[str, _SESSION]
+SessionId = Annotated[str, CONVERSATION]
 MessageId = Annotated[str, _MESSAGE]
-InPathSession = Annotated[str, InPath(), _SESSION]
+InPathSession = Annotated[str, InPath(), CONVERSATION]
 InPathMessage = Annotated[str, InPath(), _MESSAGE]
 
 # How far back "today" goes in the figures.

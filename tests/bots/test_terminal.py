@@ -65,6 +65,10 @@ def shown(on: Console) -> str:
     return on.file.getvalue()
 
 
+def unwrapped(text: str) -> str:
+    return text.replace("\n", "")
+
+
 def typed(*lines: str) -> Callable[[str], Awaitable[str]]:
     left: Iterator[str] = iter(lines)
 
@@ -166,6 +170,27 @@ async def test_a_conversation_keeps_its_id_and_rates_the_last_answer() -> None:
     await chat(expert, console(), typed("怎么洗？", "- 要先用温水", "那晒呢", ""))
     assert len({message.conversation_id for message in expert.messages}) == 1
     assert expert.feedback == [Feedback("r1", "terminal", Rating.DOWN, correction="要先用温水")]
+
+
+async def test_commands_are_no_questions() -> None:
+    on, expert = console(), FakeExpert(Delta("阴干。"), Done(reply()))
+    help_zh = say("chat_help", "zh")
+    lines = (
+        "怎么洗？",
+        "/help",
+        "/new",
+        "/nwe",
+        "那晒呢",
+        "/home/shoe.jpg 是什么鞋",
+        "/quit",
+        "鞋",
+    )
+    await chat(expert, on, typed(*lines))
+    assert [one.text for one in expert.messages] == [lines[0], lines[4], lines[5]]
+    first, second, third = (one.conversation_id for one in expert.messages)
+    assert first != second == third
+    assert unwrapped(shown(on)).count(help_zh) == 2
+    assert say("chat_unknown", "en", command="/nwe") in shown(on)
 
 
 async def test_a_rejected_line_is_explained_and_the_conversation_goes_on() -> None:
