@@ -348,6 +348,8 @@ asyncio.run(forget())
         (["doctor"], {"SOLEMATE__WEB__PRT": "1"}, "did you mean 'port'"),
         (["--profile", "nowhere", "doctor"], {}, "no profile 'nowhere'"),
         (["kb", "search"], {}, "Give a question"),
+        (["kb", "search", "--batch", "gone.jsonl"], {}, "in 'gone.jsonl': No such file or dir"),
+        (["ask", "鞋", "--conversation", "../x"], {}, "--conversation must be 1 to 60 letters"),
         (["kb", "add", "missing.json"], {}, "missing.json"),
         (["tag", "missing.jpg"], {}, "missing.jpg"),
         (["tag", "missing.jpg", "gone.png"], {}, "gone.png"),
@@ -434,6 +436,14 @@ def test_what_a_file_of_the_same_name_replaces_is_said(
     ]
     for line, counts in zip(said, ("2 (before: 0)", "1 (before: 2)", "0 (before: 1)"), strict=True):
         assert f"Chunks of '{path.name}' in the index: {counts}" in line
+
+
+def test_what_a_calibration_reached_is_said_in_words(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = solemate(environment, "kb", "calibrate", SOLEMATE__DATABASE__FOLDER=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "is no share of wrong answers" in done.stdout
 
 
 def test_the_data_report_is_json(environment: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from core.running import run
 from core.settings import Settings, at_root
 
 if TYPE_CHECKING:
+    from core.calibration import OperatingPoint
     from core.index import Index, IndexFolder
     from core.retrieval import Retriever
 
@@ -197,7 +198,25 @@ async def _calibrate(
         found = await fit(retriever, asked, wrong, refused)
     write_atomically(calibration_file(settings), to_json(found))
     assert found.point is not None
-    print_rows([asdict(found.point)], as_json)
+    if as_json:
+        print_rows([asdict(found.point)], as_json)
+    else:
+        out.print(_in_words(found.point), soft_wrap=True)
+
+
+def _in_words(point: OperatingPoint) -> str:
+    """What the thresholds do; a share of wrong answers is nothing that they tell."""
+    asked_back = 1 - point.wrong - point.refused
+    return (
+        f"Measured on {point.questions} questions, of two kinds.\n"
+        f"With an entry in the knowledge base: {point.answered:.1%} get an answer, "
+        f"{point.clarified:.1%} a choice of titles, the rest a refusal.\n"
+        f"Without one (most are the same questions, asked while their entry is hidden): "
+        f"{point.wrong:.1%} get an answer from an entry nearby (--wrong), {asked_back:.1%} a "
+        f"choice of titles, {point.refused:.1%} a refusal (--refused).\n"
+        f"The second kind is the hardest there is, and rare among what people ask: "
+        f"{point.wrong:.1%} is no share of wrong answers."
+    )
 
 
 async def _evaluate_retrieval(settings: Settings, questions: Sequence[Path], as_json: bool) -> None:
