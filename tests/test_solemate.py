@@ -395,6 +395,7 @@ def test_a_missing_adapter_is_named_at_the_start_and_the_model_answers_without_i
     done = solemate(
         environment,
         *("ask", "帆布鞋怎么洗？", "--json"),
+        SOLEMATE__DATABASE__URL=f"sqlite:///{tmp_path}/solemate.db",
         SOLEMATE__WEB__PORT=str(free_port()),
         SOLEMATE__MODEL__BASE_URL=f"http://127.0.0.1:{free_port()}/v1",
         SOLEMATE__MODEL__ADAPTER_PATH=nowhere,
