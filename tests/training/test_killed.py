@@ -31,6 +31,7 @@ from tests.training.run_parts import insert_pairs, pair
 from tests.training.shipped_trainer import EXPERT, SHIPPED, write_trainer
 from training.adapters import Adapters, NewAdapter, Registered, check_whole
 from training.loop import operators_runs
+from training.pairs import Origin
 from training.runs import RunState
 from training.servers.embedded import ServerOptions, running
 
@@ -121,7 +122,7 @@ def _process() -> subprocess.Popen[str]:
 @pytest.mark.timeout(3600)
 async def test_whoever_is_killed_a_run_comes_to_its_end_once(killed: Killed, kills: int) -> None:
     runs = operators_runs(killed.settings, killed.store)
-    found = [pair(number) for number in range(12)]
+    found = [pair(number, origin=Origin.IMPORTED) for number in range(12)]
     await killed.store.run(lambda connection: insert_pairs(connection, *found))
     await runs.begin("dpo", "embedded", who="test", now=time.time())
     _, points = await killed.order("lead")

@@ -23,6 +23,7 @@ from tests.training.run_parts import insert_pairs, pair
 from training.commands.runs import group
 from training.commands.train import group as train_group
 from training.loop import operators_runs
+from training.pairs import Origin
 from training.pause import pause_file
 from training.runs import Runs, RunState
 
@@ -72,7 +73,11 @@ def test_who_changed_a_setting_is_shown(settings: Settings) -> None:
 def accept_pairs(settings: Settings, number: int = 12) -> None:
     async def keep(runs: Runs, store: Store) -> None:
         for place in range(number):
-            await store.run(lambda connection, place=place: insert_pairs(connection, pair(place)))
+            await store.run(
+                lambda connection, place=place: insert_pairs(
+                    connection, pair(place, origin=Origin.IMPORTED)
+                )
+            )
 
     with_runs(settings, keep)
 
