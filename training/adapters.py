@@ -20,10 +20,11 @@ from core.audit import append
 from core.errors import AdapterRejected, ConfigError, NotFound
 from core.lora import CONFIG, WEIGHTS, check_adapter, digest_of
 from core.messages import Adapter
+from core.privacy import lock_words
 from core.routes import Route, State, change_route, last_route, lock_routes, set_state
 from core.store import Store
-from core.tables import adapters, runs
-from training.lineage import Taught, taught_in
+from core.tables import adapters, run_pairs, runs
+from training.lineage import Taught, runs_with_erased, taught_in
 
 MANIFEST = "manifest.json"
 RETIRE_SECONDS = 30 * 86400.0
@@ -253,6 +254,8 @@ class Adapters:
 
     def _name(self, connection: Connection, new: NewAdapter, digest: str, now: float) -> Registered:
         """The run's adapter, or a new one with the next number, whose files are not there yet."""
+        # Whoever is erased from here on has the adapter flagged by that.
+        lock_words(connection)
         lock_routes(connection)
         known = connection.execute(
             sa.select(adapters).where(adapters.c.run_id == new.run_id, adapters.c.digest == digest)
@@ -280,6 +283,7 @@ class Adapters:
             },
             "state": "copying",
             "created_at": now,
+            "flagged_at": now if _holds_erased(connection, new.run_id) else None,
         }
         connection.execute(sa.insert(adapters).values(row))
         return _to_registered(
@@ -379,6 +383,11 @@ def _note(
         at=now,
         detail={"run": registered.run_id, "digest": registered.digest},
     )
+
+
+def _holds_erased(connection: Connection, run_id: str) -> bool:
+    query = runs_with_erased().where(run_pairs.c.run_id == run_id)
+    return connection.execute(query).first() is not None
 
 
 def _to_registered(row: Any) -> Registered:

@@ -181,13 +181,7 @@ def freeze_ratings(
     Raises `DataError` where all of them are liked, or none: KTO needs both.
     """
     rows = [_rated_row(one, count) for one in rated]
-    frozen = _freeze("kto", rows, [], rules, folder)
-    if not frozen.manifest.liked or not frozen.manifest.disliked:
-        raise DataError(
-            f"KTO needs answers that were liked and answers that were not; there are "
-            f"{frozen.manifest.liked} and {frozen.manifest.disliked}. Wait for more thumbs."
-        )
-    return frozen
+    return _freeze("kto", rows, [], rules, folder)
 
 
 def freeze_rows(
@@ -210,6 +204,14 @@ def load_frozen(folder: Path) -> Frozen:
             "run freezes the pool again."
         )
     return Frozen(folder, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What a dataset says it holds; None where that cannot be read."""
+    try:
+        return Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def remove_frozen(folder: Path) -> None:
@@ -266,6 +268,11 @@ def _freeze(
         liked=sum(row.columns.get(_LIKED) is True for row in train),
         disliked=sum(row.columns.get(_LIKED) is False for row in train),
     )
+    if stage == "kto" and not (manifest.liked and manifest.disliked):
+        raise DataError(
+            f"KTO needs answers that were liked and answers that were not; there are "
+            f"{manifest.liked} and {manifest.disliked}. Wait for more thumbs."
+        )
     sides = {
         "train": [row.columns for row in (*passes * _in_order(train), *replayed)],
         "held_out": [row.columns for row in _in_order(rows) if row.id in held],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,6 +12,8 @@ from core.audit import AuditRow, audit_of
 from core.store import Store
 from core.tables import adapters, feedback_events, pairs, run_pairs, runs, turns
 from training.pairs import PreferencePair, subject_of
+
+_CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,36 @@ def taught_in(connection: Connection, run_id: str) -> tuple[Taught, ...]:
         )
         for row in connection.execute(query)
     )
+
+
+def runs_with_erased() -> sa.Select[str]:
+    """The runs that hold what is in the store no more, as of erased people."""
+    name = run_pairs.c.pair_id
+    kept = sa.or_(
+        sa.exists().where(pairs.c.id == name),
+        # KTO learns from single answers, which are named by their replies.
+        sa.exists().where(pairs.c.reply_id == name),
+        sa.exists().where(
+            turns.c.reply_id == name, turns.c.complete, feedback_events.c.reply_id == name
+        ),
+    )
+    return sa.select(run_pairs.c.run_id).where(~kept).distinct()
+
+
+def kept_of(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the pairs and rated answers that the store still holds."""
+    found: set[str] = set()
+    for start in range(0, len(names), _CHUNK):
+        some = names[start : start + _CHUNK]
+        for query in (
+            sa.select(pairs.c.id).where(pairs.c.id.in_(some)),
+            sa.select(pairs.c.reply_id).where(pairs.c.reply_id.in_(some)),
+            sa.select(turns.c.reply_id)
+            .join(feedback_events, feedback_events.c.reply_id == turns.c.reply_id)
+            .where(turns.c.reply_id.in_(some), turns.c.complete),
+        ):
+            found |= set(connection.execute(query).scalars())
+    return found
 
 
 def _said(connection: Connection, pair: PreferencePair) -> tuple[Said, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +15,13 @@ from sqlalchemy.engine import Connection
 from core.audit import append
 from core.database import upsert
 from core.errors import ConfigError, NotFound, SolemateError
+from core.routes import last_route
 from core.store import Store
-from core.tables import audit, feedback_events, pairs, run_pairs, runs, turns
+from core.tables import adapters, audit, pairs, run_pairs, runs
 from core.transactions import lock
 from training.dataset import Frozen, RunStage
 from training.lease import Lease
+from training.lineage import kept_of, runs_with_erased
 
 
 class RunState(StrEnum):
@@ -54,10 +56,44 @@ _NEXT: Mapping[RunState, frozenset[RunState]] = {
     RunState.AWAITING_APPROVAL: frozenset(
         {RunState.COLLECTING, RunState.CANARY, RunState.REJECTED, RunState.CANCELLED}
     ),
-    RunState.CANARY: frozenset({RunState.PROMOTED, RunState.ROLLED_BACK, RunState.REJECTED}),
+    # Nobody is sent to the adapter of a run that collects again.
+    RunState.CANARY: frozenset(
+        {RunState.COLLECTING, RunState.PROMOTED, RunState.ROLLED_BACK, RunState.REJECTED}
+    ),
 }
 ENDED = frozenset(RunState) - frozenset(_NEXT)
 _ACTIVE = runs.c.state.in_([state.value for state in _NEXT])
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Whether pairs of a run are in the pool no more: erased, taken out by operators or filters,
+    or withdrawn by whoever has changed their mind.
+    """
+
+    erased: bool
+    refused: bool
+    withdrawn: bool
+
+    def __bool__(self) -> bool:
+        """Whether the pool is another by now."""
+        return self.erased or self.refused or self.withdrawn
+
+    @property
+    def spoils(self) -> bool:
+        """Whether what was trained on them is not to be used.
+
+        Somebody who likes an answer after all is one of many, and no reason to train for hours
+        again: on a busy bot there would always be another.
+        """
+        return self.erased or self.refused
+
+    @property
+    def why(self) -> str:
+        """What happened, for the audit."""
+        if self.erased:
+            return "pairs were erased"
+        return "pairs were refused or held back" if self.refused else "pairs were withdrawn"
 
 
 class RunMoved(SolemateError):
@@ -119,7 +155,7 @@ class Runs:
     def __init__(self, store: Store, folder: Path, lease: Lease | None = None) -> None:
         """`folder` is where each run gets a folder of its own."""
         self._store = store
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         self._lease = lease
 
     async def count(self) -> int:
@@ -145,7 +181,7 @@ class Runs:
             "state": RunState.COLLECTING.value,
             "why": why[:200],
             "started_by": who,
-            "folder": str(self._folder / name),
+            "folder": str(self.folder / name),
             "dataset": "",
             "adapter": "",
             "figures": {},
@@ -278,38 +314,51 @@ class Runs:
 
     async def with_erased(self) -> list[Run]:
         """The runs that hold what is in the store no more, as of erased people; newest first."""
-        name = run_pairs.c.pair_id
-        # KTO learns from single answers, which are named by their replies.
-        kept = sa.or_(
-            sa.exists().where(pairs.c.id == name),
-            sa.exists().where(pairs.c.reply_id == name),
-            sa.exists().where(turns.c.reply_id == name),
-        )
-        query = sa.select(run_pairs.c.run_id).where(~kept).distinct()
+        query = runs_with_erased()
         names = await self._store.run(lambda connection: connection.execute(query).scalars().all())
         return [run for run in await self.all() if run.id in names]
 
-    async def lost_pairs(self, run: Run) -> int:
-        """How many of the run's pairs are gone from the store: somebody was erased, or objected."""
-        if run.stage == "kto":
-            # A rated answer is a reply's with its thumb, or an imported row.
-            there = sa.or_(
-                sa.exists().where(
-                    turns.c.reply_id == run_pairs.c.pair_id,
-                    feedback_events.c.reply_id == run_pairs.c.pair_id,
-                ),
-                sa.exists().where(pairs.c.id == run_pairs.c.pair_id, pairs.c.state == "accepted"),
+    async def holds_all(self, names: Sequence[str]) -> bool:
+        """Whether the store still holds all these pairs and rated answers: nobody was erased."""
+        kept = await self._store.run(lambda connection: kept_of(connection, names))
+        return kept >= set(names)
+
+    async def lost_pairs(self, run: Run) -> Lost:
+        """What became of the run's pairs that are no longer in the pool."""
+
+        def work(connection: Connection) -> Lost:
+            of_run = run_pairs.c.run_id == run.id
+            erased = connection.execute(runs_with_erased().where(of_run)).first()
+            now = (
+                sa.select(pairs.c.state)
+                .join(run_pairs, run_pairs.c.pair_id == pairs.c.id)
+                .where(of_run)
+                .distinct()
             )
-        else:
-            there = sa.exists().where(
-                pairs.c.id == run_pairs.c.pair_id, pairs.c.state == "accepted"
+            states = set(connection.execute(now).scalars())
+            return Lost(
+                erased=erased is not None,
+                refused=not states.isdisjoint({"refused", "waiting"}),
+                withdrawn=not states.isdisjoint({"withdrawn"}),
             )
-        query = (
-            sa.select(sa.func.count())
-            .select_from(run_pairs)
-            .where(run_pairs.c.run_id == run.id, ~there)
-        )
-        return await self._store.run(lambda connection: connection.execute(query).scalar_one())
+
+        return await self._store.run(work)
+
+    async def answering(self, run: Run) -> str:
+        """The run's adapter where people are sent to it, though a crash kept that from being noted
+        in the run; "" for none.
+        """
+
+        def work(connection: Connection) -> str:
+            route = last_route(connection)
+            if route is None:
+                return ""
+            query = sa.select(adapters.c.name).where(
+                adapters.c.run_id == run.id, adapters.c.name.in_((route.live, route.canary))
+            )
+            return connection.execute(query).scalar() or ""
+
+        return await self._store.run(work)
 
     async def unaudited(self) -> list[str]:
         """The runs whose state is not what their last audit row says: somebody wrote past it."""

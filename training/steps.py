@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,14 @@ from core.errors import (
     TrainingKilled,
 )
 from training.charts import History, draw
-from training.dataset import Frozen, RunStage, load_frozen, remove_frozen
+from training.dataset import (
+    Frozen,
+    Manifest,
+    RunStage,
+    load_frozen,
+    read_manifest,
+    remove_frozen,
+)
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
 from training.llamafactory import (
@@ -40,7 +47,7 @@ from training.llamafactory import (
     write_recipe,
 )
 from training.progress import ProgressReader, TrainingProgress, Watch, check_learning
-from training.runs import Run, Runs, RunState
+from training.runs import Lost, Run, RunMoved, Runs, RunState
 from training.seal import check_seal, put_seal
 from training.train import TrainingPlan, check_plan
 
@@ -53,6 +60,9 @@ CHART = "training.png"
 ENOUGH_BYTES = 1_000_000_000
 KEPT_RUNS = 5
 _LOOK_SECONDS = 2.0
+# Nobody writes a dataset for so long.
+_WRITING_SECONDS = 600.0
+_ERASURE = "erasure"
 _ERASED = "Somebody whose words it was trained on was erased."
 
 OnProgress = Callable[[Run, TrainingProgress], None]
@@ -171,8 +181,8 @@ class Steps:
 
         A plan that cannot work is refused here, before anything slow begins.
         """
-        if await self._runs.lost_pairs(run):
-            return await self._collect_again(run)
+        if lost := await self._runs.lost_pairs(run):
+            return await self._collect_again(run, lost)
         run.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(run.folder).free < ENOUGH_BYTES:
             log.warning("no_room_to_train", run=run.id, advice="make room on the disk")
@@ -193,17 +203,22 @@ class Steps:
 
     async def _train(self, run: Run) -> Run:
         """Start the training, or find the one that was started, and stay with it until it ends."""
+        lost = await self._runs.lost_pairs(run)
+        if lost.spoils:
+            # Somebody may have begun it, and been killed.
+            await self._launcher.stop(_started(run))
+            return await self._collect_again(run, lost)
         try:
             plan = await self._planned(run)
         except (ConfigError, DataError) as exc:
-            return await self._reject(run, str(exc))
+            return await self._fail(run, str(exc))
         job = _job(run, plan)
         state = (await self._launcher.status(job)).state
         if state is JobState.GONE:
             return await self._try_again(run, "it was gone")
         if state is JobState.NEW:
-            if await self._runs.lost_pairs(run):
-                return await self._collect_again(run)
+            if lost:
+                return await self._collect_again(run, lost)
             write_recipe(plan.command, plan.keys, run.attempt)
             await self._launcher.submit(job)
         try:
@@ -220,7 +235,7 @@ class Steps:
             output = await self._launcher.fetch(job, plan.output)
             figures = await asyncio.to_thread(_finish, run, plan, output)
         except TrainingFailed as exc:
-            return await self._reject(run, str(exc))
+            return await self._fail(run, str(exc))
         return await self._move(
             run,
             RunState.EVALUATING,
@@ -298,8 +313,8 @@ class Steps:
 
     async def _evaluate(self, run: Run) -> Run:
         """Ask the gate; what passes goes on, and what cannot be told goes to an operator."""
-        if await self._runs.lost_pairs(run):
-            return await self._collect_again(run)
+        if (lost := await self._runs.lost_pairs(run)).spoils:
+            return await self._collect_again(run, lost)
         try:
             await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
             result = await self._release.evaluate(run)
@@ -307,7 +322,7 @@ class Steps:
             return await self._broke(run, str(exc))
         # A measurement that LLaMA-Factory breaks off ends the same way the next time.
         except (AdapterRejected, TrainingFailed) as exc:
-            return await self._reject(run, str(exc))
+            return await self._fail(run, str(exc))
         gate = [dataclasses.asdict(figure) for figure in result.figures]
         to = {
             "passed": RunState.CANARY,
@@ -321,23 +336,19 @@ class Steps:
     async def _try_out(self, run: Run) -> Run:
         """Let the adapter answer some people, and see how they like it."""
         if not run.adapter:
-            if await self._runs.lost_pairs(run):
-                return await self._move(
-                    run,
-                    RunState.REJECTED,
-                    problem=_ERASED,
-                    figures={**run.figures, "erased": True},
-                )
-            try:
-                name = await self._release.register(run)
-            except AdapterRejected as exc:
-                return await self._reject(run, str(exc))
-            run = dataclasses.replace(run, adapter=name)
-            await self._release.start_canary(run)
+            # A crash may have come between the first people and the note.
+            if not (name := await self._runs.answering(run)):
+                if (lost := await self._runs.lost_pairs(run)).spoils:
+                    return await self._collect_again(run, lost)
+                try:
+                    name = await self._release.register(run)
+                    await self._release.start_canary(dataclasses.replace(run, adapter=name))
+                except AdapterRejected as exc:
+                    return await self._fail(run, str(exc))
             # Noted last: until then a crash lets both be done again.
-            await self._runs.note(dataclasses.replace(run, adapter=""), adapter=name)
+            run = await self._runs.note(run, adapter=name)
         outcome = await self._release.judge_canary(run)
-        if outcome is RunState.ROLLED_BACK and await self._runs.lost_pairs(run):
+        if outcome is RunState.ROLLED_BACK and (await self._runs.lost_pairs(run)).erased:
             # Nothing was judged: its pairs wait for the next run, which learns without the erased.
             return await self._move(
                 run, outcome, problem=_ERASED, figures={**run.figures, "erased": True}
@@ -348,7 +359,7 @@ class Steps:
         """Another attempt in a fresh folder, unless there were too many."""
         await asyncio.to_thread(_remove, run.output, run.attempt / CACHE)
         if run.attempts >= self._limits.attempts:
-            return await self._reject(
+            return await self._fail(
                 run,
                 f"The training ended {run.attempts} times before its end: {how}. Is the memory "
                 f"enough? See {run.attempt}.",
@@ -367,12 +378,10 @@ class Steps:
         log.warning("step_broke", run=run.id, state=run.state, attempt=times)
         return run
 
-    async def _collect_again(self, run: Run) -> Run:
+    async def _collect_again(self, run: Run, lost: Lost) -> Run:
         """Leave out what is no longer in the pool: dataset and adapter are made without it."""
-        await asyncio.to_thread(self._forget, run)
-        return await self._move(
-            run, RunState.COLLECTING, detail={"why": "pairs were erased"}, dataset=""
-        )
+        await asyncio.to_thread(_forget, run, self._datasets)
+        return await self._move(run, **_again(lost.why))
 
     async def _tidy(self) -> None:
         """Keep what the last runs left on disk; registered adapters lie elsewhere."""
@@ -383,13 +392,15 @@ class Steps:
         gone += [folder for folder in self._datasets.glob("*") if folder.name not in needed]
         await asyncio.to_thread(_remove, *gone)
 
-    def _forget(self, run: Run) -> None:
-        remove_frozen(self._datasets / run.dataset[:16])
-        _remove(run.folder)
-
     async def _planned(self, run: Run) -> TrainingPlan:
         frozen = await asyncio.to_thread(load_frozen, self._datasets / run.dataset[:16])
         return self._plan(run, frozen)
+
+    async def _fail(self, run: Run, problem: str) -> Run:
+        """Reject the run, unless it failed because its files went with somebody who was erased."""
+        if (lost := await self._runs.lost_pairs(run)).spoils:
+            return await self._collect_again(run, lost)
+        return await self._reject(run, problem)
 
     async def _reject(self, run: Run, problem: str) -> Run:
         log.warning("run_rejected", run=run.id, state=run.state)
@@ -401,18 +412,71 @@ class Steps:
         return moved
 
 
-async def forget_erased(runs: Runs, datasets: Path) -> list[str]:
-    """Delete the files that hold pairs which are gone, as those of erased people; whose they were.
+async def forget_erased(runs: Runs, datasets: Path, *, now: float | None = None) -> list[str]:
+    """Delete the files that hold what is gone, as of erased people; the runs whose they were.
 
-    A run under way notices by itself that pairs are gone, and begins again without them.
+    Datasets that no run knows are named by themselves. A run that waits for an operator begins
+    again without what is gone; one under way notices that by itself.
     """
+    at = time.time() if now is None else now
     found = [run for run in await runs.with_erased() if run.dataset]
     for run in found:
-        if run.ended:
-            # LLaMA-Factory's log shows rows, too.
+        if run.state is RunState.AWAITING_APPROVAL:
+            with suppress(RunMoved):
+                await runs.move(run, who=_ERASURE, now=at, **_again("pairs were erased"))
+                await asyncio.to_thread(_remove, run.folder)
+        elif run.ended or run.adapter:
+            # LLaMA-Factory's log shows rows, too; a registered adapter lies elsewhere.
             await asyncio.to_thread(_remove, run.folder)
         await asyncio.to_thread(remove_frozen, datasets / run.dataset[:16])
-    return [run.id for run in found]
+    strays = await _strays(runs, datasets, at)
+    for name in [run.dataset[:16] for run in found] + strays:
+        dry = runs.folder.glob(f"dry-*-{name[:8]}")
+        await asyncio.to_thread(_remove, datasets / name, *dry)
+    return [run.id for run in found] + strays
+
+
+async def _strays(runs: Runs, datasets: Path, now: float) -> list[str]:
+    """Datasets that hold what is gone, or that somebody was killed over while writing them.
+
+    What a dry run froze belongs to no run, and so does what a crash kept from being noted.
+    """
+    found = []
+    for folder, manifest, written in await asyncio.to_thread(_datasets_in, datasets):
+        if manifest is None:
+            gone = now - written > _WRITING_SECONDS
+        else:
+            names = [] if manifest.stage == "sft" else [item.id for item in manifest.items]
+            gone = not await runs.holds_all(names)
+        if gone:
+            found.append(folder.name)
+    return found
+
+
+def _datasets_in(folder: Path) -> list[tuple[Path, Manifest | None, float]]:
+    """Each dataset with what it says it holds, None for nothing, and when it was written."""
+    found = []
+    for place in sorted(folder.glob("*")):
+        # One that is being written has a name of its own, and takes its place whole.
+        manifest = None if place.name.startswith(".") else read_manifest(place)
+        with suppress(FileNotFoundError):
+            found.append((place, manifest, place.stat().st_mtime))
+    return found
+
+
+def _again(why: str) -> dict[str, Any]:
+    """How a run begins again: nothing that was measured before is said of it any more."""
+    return {"to": RunState.COLLECTING, "detail": {"why": why}, "dataset": "", "figures": {}}
+
+
+def _forget(run: Run, datasets: Path) -> None:
+    remove_frozen(datasets / run.dataset[:16])
+    _remove(run.folder)
+
+
+def _started(run: Run) -> Job:
+    """The job of this attempt as it is found again, also without the dataset it was given."""
+    return Job(f"{run.id}-{run.attempts}", (), run.attempt, run.attempt / "train.log")
 
 
 def _job(run: Run, plan: TrainingPlan) -> Job:

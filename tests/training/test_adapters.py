@@ -282,6 +282,39 @@ async def flag(store: Store, *names: str) -> None:
     )
 
 
+async def test_who_is_erased_before_an_adapter_has_its_name_flags_it_all_the_same(
+    registry: Adapters, trained: Callable[..., NewAdapter], store: Store
+) -> None:
+    run = {
+        "id": "dpo-1",
+        "key": "run-1",
+        "stage": "dpo",
+        "recipe": "embedded",
+        "state": "canary",
+        "why": "",
+        "started_by": "",
+        "folder": "",
+        "dataset": "",
+        "adapter": "",
+        "problem": "",
+        "figures": {},
+        "attempts": 1,
+        "created_at": 1.0,
+        "updated_at": 1.0,
+    }
+    held = {"run_id": "dpo-1", "pair_id": "of-somebody-erased", "split": "train"}
+
+    def insert(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(runs).values(run))
+        connection.execute(sa.insert(run_pairs).values(held))
+
+    await store.run(insert)
+    made = await registry.register(trained(), who="test", now=7.0)
+    assert (await registry.get(made.name)).flagged_at == 7.0
+    with pytest.raises(AdapterRejected, match="erased since"):
+        await registry.try_out(made.name, 0.05, who="test", now=8.0)
+
+
 async def test_an_adapter_with_words_of_an_erased_person_is_promoted_no_more(
     registry: Adapters, trained: Callable[..., NewAdapter], store: Store
 ) -> None:

@@ -232,3 +232,5 @@ def test_kto_wants_both_thumbs(tmp_path: Path) -> None:
     found = [rated(number, liked=False) for number in range(9)]
     with pytest.raises(DataError, match="there are 0 and 9"):
         freeze_ratings(found, RULES, count_words, tmp_path)
+    # A dataset that no run has would be left out of an erasure.
+    assert list(tmp_path.iterdir()) == []

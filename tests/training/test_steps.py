@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from core.audit import audit_of, verify
 from core.database import upsert
 from core.errors import AdapterRejected, ModelUnavailable, TrainingKilled
+from core.routes import Route, change_route
 from core.store import Store
-from core.tables import pairs
+from core.tables import adapters, pairs
 from tests.training.run_parts import count_words
 from tests.training.stand_in import Workshop, with_limits
 from training.charts import draw
@@ -515,40 +516,184 @@ async def test_a_canary_that_is_not_decided_is_asked_again(shop: Workshop) -> No
     assert shop.fake.asked.count("register") == 1
 
 
-@pytest.mark.parametrize("state", [S.FROZEN, S.EVALUATING])
+async def lose(store: Store, pair: PreferencePair, state: str = "") -> None:
+    """What an erasure does to a pair; or where a state is given, what a changed mind does."""
+    this = pairs.c.id == pair.id
+    changed = sa.update(pairs).where(this).values(state=state)
+    statement = changed if state else sa.delete(pairs).where(this)
+    await store.run(lambda connection: connection.execute(statement))
+
+
+@pytest.mark.parametrize("state", [S.FROZEN, S.TRAINING, S.EVALUATING])
+@pytest.mark.parametrize("forgotten", [False, True])
 async def test_who_was_erased_is_left_out_and_the_run_begins_again(
-    shop: Workshop, store: Store, state: RunState
+    shop: Workshop, store: Store, state: RunState, forgotten: bool
 ) -> None:
     run = await shop.until(state)
     old = shop.folder / "datasets" / run.dataset[:16]
     gone = shop.pool.pop(3)
-    statement = sa.delete(pairs).where(pairs.c.id == gone.id)
-    await store.run(lambda connection: connection.execute(statement))
+    await lose(store, gone)
+    if forgotten:
+        await forget_erased(shop.runs, shop.folder / "datasets")
     run = await shop.steps().advance(run)
     assert run.state is S.COLLECTING
     assert not old.exists()
-    assert not run.output.exists()
+    assert not run.folder.exists()
     run = await shop.until(S.PROMOTED, run=run)
     assert gone.id not in await shop.runs.pairs_of(run.id)
 
 
-@pytest.mark.parametrize("begun", [False, True])
 async def test_who_is_erased_during_the_canary_ends_it_and_the_others_pairs_wait_for_another(
-    shop: Workshop, store: Store, begun: bool
+    shop: Workshop, store: Store
 ) -> None:
     shop.fake.outcome = None
-    run = await shop.until(S.CANARY)
-    if begun:
-        run = await shop.steps().advance(run)
-    gone = shop.pool.pop(3)
-    statement = sa.delete(pairs).where(pairs.c.id == gone.id)
-    await store.run(lambda connection: connection.execute(statement))
+    run = await shop.steps().advance(await shop.until(S.CANARY))
+    await lose(store, shop.pool.pop(3))
     assert await shop.runs.pairs_tried()
     shop.fake.outcome = S.ROLLED_BACK
     run = await shop.steps().advance(run)
-    assert run.state is (S.ROLLED_BACK if begun else S.REJECTED)
+    assert run.state is S.ROLLED_BACK
     assert "was erased" in run.problem
     assert await shop.runs.pairs_tried() == frozenset()
+
+
+async def test_a_training_that_somebody_left_behind_is_stopped_for_an_erasure(
+    shop: Workshop, store: Store
+) -> None:
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    assert await _left_behind(shop, run)
+    await lose(store, shop.pool.pop(3))
+    run = await shop.steps().advance(run)
+    assert run.state is S.COLLECTING
+    assert list(processes_of(shop.folder)) == []
+    assert not run.folder.exists()
+
+
+async def test_a_training_that_finds_its_rows_deleted_by_an_erasure_begins_again(
+    shop: Workshop, store: Store
+) -> None:
+    shop.told("fail")
+    run = await shop.until(S.TRAINING)
+    steps = shop.steps()
+    followed = steps._follow
+
+    async def erased_meanwhile(run: Run, job: Job) -> bool:
+        await lose(store, shop.pool.pop(3))
+        return await followed(run, job)
+
+    steps._follow = erased_meanwhile  # type: ignore[method-assign]
+    assert (await steps.advance(run)).state is S.COLLECTING
+
+
+async def test_a_run_that_waits_for_an_operator_begins_again_without_who_was_erased(
+    shop: Workshop, store: Store
+) -> None:
+    shop.fake.verdict = "needs_approval"
+    run = await shop.until(S.AWAITING_APPROVAL)
+    gone = shop.pool.pop(3)
+    await lose(store, gone)
+    assert await forget_erased(shop.runs, shop.folder / "datasets") == [run.id]
+    run = await shop.runs.get(run.id)
+    assert (run.state, run.dataset, run.figures) == (S.COLLECTING, "", {})
+    assert not run.folder.exists()
+    rows = await audit_of(store, run.id)
+    assert (rows[-1].who, rows[-1].detail["why"]) == ("erasure", "pairs were erased")
+    run = await shop.until(S.AWAITING_APPROVAL, run=run)
+    assert gone.id not in await shop.runs.pairs_of(run.id)
+
+
+@pytest.mark.parametrize("state", ["", "refused", "waiting"])
+async def test_an_approved_run_begins_again_without_what_was_taken_out(
+    shop: Workshop, store: Store, state: str
+) -> None:
+    shop.fake.verdict = "needs_approval"
+    run = await shop.until(S.AWAITING_APPROVAL)
+    await lose(store, shop.pool.pop(3), state)
+    run = await shop.runs.move(run, S.CANARY, who="operator", now=3000.0)
+    run = await shop.steps().advance(run)
+    assert run.state is S.COLLECTING
+    assert "register" not in shop.fake.asked
+
+
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [(S.FROZEN, S.COLLECTING), (S.EVALUATING, S.CANARY), (S.CANARY, S.PROMOTED)],
+)
+async def test_who_changes_their_mind_is_left_out_until_it_was_trained_on(
+    shop: Workshop, store: Store, state: RunState, after: RunState
+) -> None:
+    run = await shop.until(state)
+    await lose(store, shop.pool.pop(3), "withdrawn")
+    assert (await shop.steps().advance(run)).state is after
+
+
+async def test_an_adapter_that_answers_already_is_not_forgotten_over_a_crash_and_an_erasure(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.CANARY)
+    adapter = {
+        "name": "shoes-v9",
+        "run_id": run.id,
+        "path": "",
+        "base": "",
+        "digest": "",
+        "manifest": {},
+        "state": "canary",
+        "created_at": 1.0,
+    }
+    route = Route("old", canary="shoes-v9", share=0.05)
+
+    def routed(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(adapters).values(adapter))
+        change_route(
+            connection, Route("old"), route, subject="shoes-v9", who="test", why="", now=1.0
+        )
+
+    await store.run(routed)
+    await lose(store, shop.pool.pop(3))
+    await forget_erased(shop.runs, shop.folder / "datasets")
+    shop.fake.outcome = S.ROLLED_BACK
+    run = await shop.steps().advance(run)
+    assert (run.state, run.adapter) == (S.ROLLED_BACK, "shoes-v9")
+    assert shop.fake.asked == ["evaluate", "judge"]
+
+
+async def test_the_files_of_a_canary_forget_whoever_was_erased(
+    shop: Workshop, store: Store
+) -> None:
+    shop.fake.outcome = None
+    run = await shop.steps().advance(await shop.until(S.CANARY))
+    assert run.adapter
+    await lose(store, shop.pool.pop(3))
+    assert await forget_erased(shop.runs, shop.folder / "datasets") == [run.id]
+    assert not run.folder.exists()
+
+
+async def test_datasets_that_no_run_knows_forget_whoever_was_erased(
+    shop: Workshop, store: Store
+) -> None:
+    datasets, dry = shop.folder / "datasets", shop.folder / "runs"
+    frozen = await shop.freeze("dpo", "embedded")
+    tried = dry / f"dry-dpo-{frozen.manifest.digest[:8]}"
+    tried.mkdir(parents=True)
+    assert await forget_erased(shop.runs, datasets) == []
+    await lose(store, shop.pool.pop(3))
+    others = await shop.freeze("dpo", "embedded")
+    assert await forget_erased(shop.runs, datasets) == [frozen.folder.name]
+    assert list(datasets.iterdir()) == [others.folder]
+    assert not tried.exists()
+
+
+async def test_a_dataset_that_somebody_was_killed_over_is_forgotten_once_nobody_writes_it(
+    shop: Workshop,
+) -> None:
+    half = shop.folder / "datasets" / ".5eed"
+    half.mkdir(parents=True)
+    written = half.stat().st_mtime
+    assert await forget_erased(shop.runs, half.parent, now=written + 60) == []
+    assert await forget_erased(shop.runs, half.parent, now=written + 3600) == [".5eed"]
+    assert not half.exists()
 
 
 async def test_the_files_of_past_runs_forget_whoever_was_erased(
@@ -557,8 +702,7 @@ async def test_the_files_of_past_runs_forget_whoever_was_erased(
     run = await shop.until(S.PROMOTED)
     datasets = shop.folder / "datasets"
     assert await forget_erased(shop.runs, datasets) == []
-    statement = sa.delete(pairs).where(pairs.c.id == shop.pool[0].id)
-    await store.run(lambda connection: connection.execute(statement))
+    await lose(store, shop.pool[0])
     assert await forget_erased(shop.runs, datasets) == [run.id]
     assert not run.folder.exists()
     assert list(datasets.iterdir()) == []
