@@ -24,7 +24,7 @@ from core.second_answers import own_text
 from core.store import Store
 from core.tables import duels, pairs, tombstones, turns
 from training.alarms import Alarm, alarms
-from training.filters import Measures, Pool, examine
+from training.filters import Measures, Pool, examine, repeated_pair
 from training.judge import SecondTry
 from training.pairs import (
     OPEN,
@@ -113,13 +113,17 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What there is of a pair, without its texts."""
+    """What there is of a pair, without its texts.
+
+    `repeats` is how the id of the pair begins that it was refused for, "" where that is not why.
+    """
 
     id: str
     reply_id: str
     user_id: str
     origin: Origin
     state: PairState
+    repeats: str
 
 
 @dataclass(slots=True)
@@ -153,6 +157,7 @@ async def collect_pairs(store: Store, rules: PairRules, now: float) -> Collected
         return Collected()
     this = await _read(store, rules, now)
     withdrawn = await _withdraw(this)
+    await _reopen(this)
     wanted = [candidate for candidate in _candidates(this) if any(_untried(this, candidate))]
     if not wanted:
         return Collected(withdrawn=withdrawn)
@@ -374,6 +379,34 @@ async def _withdraw(this: _Round) -> int:
     return len(gone)
 
 
+async def _reopen(this: _Round) -> None:
+    """Look again at pairs that were refused for saying what another said, which is no more.
+
+    Its person was erased, or took it back; the lesson is still that of the others. Where operators
+    refused it, it stays refused.
+    """
+    there = {one.id[:8] for many in this.known.values() for one in many}
+    alone = [
+        one
+        for many in this.known.values()
+        for one in many
+        if one.state is PairState.REFUSED
+        and one.origin is not Origin.IMPORTED
+        and one.repeats
+        and one.repeats not in there
+    ]
+    if not alone:
+        return
+
+    def work(connection: Connection) -> None:
+        for one in alone:
+            _take_back(connection, one, this.now)
+
+    await this.store.run(work)
+    for one in alone:
+        this.known[one.reply_id, one.user_id].remove(one)
+
+
 def _still_said(known: _Known, verdict: Verdict | None) -> bool:
     """Whether the verdict behind a pair stands: a thumbs-down, with that correction if any."""
     if verdict is None:
@@ -477,11 +510,19 @@ def _is_down(verdict: Verdict) -> bool:
 
 
 async def _read_known(store: Store) -> list[_Known]:
-    columns = (pairs.c.id, pairs.c.reply_id, pairs.c.user_id, pairs.c.origin, pairs.c.state)
+    names = ("id", "reply_id", "user_id", "origin", "state", "refusal")
+    columns = [pairs.c[name] for name in names]
     query = sa.select(*columns).where(pairs.c.state != PairState.WITHDRAWN)
     rows = await store.run(lambda connection: connection.execute(query).all())
     return [
-        _Known(row.id, row.reply_id, row.user_id, Origin(row.origin), PairState(row.state))
+        _Known(
+            row.id,
+            row.reply_id,
+            row.user_id,
+            Origin(row.origin),
+            PairState(row.state),
+            repeated_pair(row.refusal),
+        )
         for row in rows
     ]
 

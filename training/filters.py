@@ -39,6 +39,10 @@ _SAME = 0.7
 _CANDIDATE = 0.4
 _HASHES = 96
 
+_SHOWN = 8
+_SAYS_THE_SAME = "the pair {} says nearly the same"
+_NAMES_ANOTHER = re.compile(_SAYS_THE_SAME.format(rf"([0-9a-f]{{{_SHOWN}}})"))
+
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _WORD = re.compile(r"[A-Za-z]{4,}")
 _NO_WORD = re.compile(r"[bcdfghjklmnpqrstvwxz]{5}|^[^aeiouy]+$", re.IGNORECASE)
@@ -175,6 +179,12 @@ def from_nowhere(
     return ground.unsupported(answer) or ""
 
 
+def repeated_pair(refusal: str) -> str:
+    """How the id of the pair begins that a refused one repeats; "" where that is not why."""
+    found = _NAMES_ANOTHER.fullmatch(refusal)
+    return found[1] if found else ""
+
+
 def empty_or_short(pair: PreferencePair, measures: Measures, pool: Pool) -> str:
     """Too short to be an answer."""
     length = len(normalised(pair.chosen))
@@ -288,7 +298,7 @@ def near_duplicate(pair: PreferencePair, measures: Measures, pool: Pool) -> str:
     """The same lesson is in the pool."""
     for other in pool.asking_the_same(pair):
         if alike(pair.chosen, other.chosen, _SAME) and denies(pair.chosen) == denies(other.chosen):
-            return f"the pair {other.id[:8]} says nearly the same"
+            return _SAYS_THE_SAME.format(other.id[:_SHOWN])
     return ""
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from core.audit import audit_of, verify
 from core.database import upsert
 from core.errors import ModelUnavailable, NotFound
-from core.messages import ChatMessage, Outcome, Reason, Turn, Winner
+from core.messages import ChatMessage, Outcome, Rating, Reason, Turn, Winner
 from core.privacy import erase
 from core.second_answers import SecondAnswers
 from core.store import Store
@@ -54,6 +54,7 @@ from training.pairs import (
     to_pair,
     unpaired,
 )
+from training.review import decide, refuse
 from training.runs import Runs
 from training.verdicts import Verdict
 
@@ -228,6 +229,31 @@ async def test_nothing_of_an_erased_person_comes_back(world: World) -> None:
     await world.store.run(lambda connection: upsert(connection, tombstones, row, key=("user_id",)))
     await collect_pairs(world.store, rules(), NOW)
     assert await read_pairs(world.store) == []
+
+
+@pytest.mark.parametrize("how", ["erased", "taken back", "refused"])
+async def test_a_lesson_that_two_have_taught_stays_when_one_of_them_goes(
+    world: World, how: str
+) -> None:
+    """But not where operators have found it wrong."""
+    first = await world.ask(user="ann")
+    await world.dislike(first, BETTER, user="ann")
+    await world.dislike(await world.ask(user="bob"), BETTER, user="bob", at=NOW + 1)
+    await collect_pairs(world.store, rules(), NOW + 2)
+    states = {pair.user_id: pair.state for pair in await read_pairs(world.store)}
+    assert states == {"ann": PairState.ACCEPTED, "bob": PairState.REFUSED}
+    if how == "erased":
+        await erase(world.store, "ann", now=NOW + 5, wipe=False)
+    elif how == "taken back":
+        await world.rate(first, Rating.UP, user="ann", at=NOW + 5)
+    else:
+        (pair,) = await read_pairs(world.store, {PairState.ACCEPTED})
+        await decide(world.store, pair, refuse(pair, "olga", "wrong"), "olga", NOW + 5)
+    await collect_pairs(world.store, rules(), NOW + 6)
+    again = await collect_pairs(world.store, rules(), NOW + 7)
+    assert again.new == ()
+    taught = {pair.user_id for pair in await read_pairs(world.store, {PairState.ACCEPTED})}
+    assert taught == (set() if how == "refused" else {"bob"})
 
 
 class ErasedMeanwhile:
