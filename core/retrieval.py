@@ -201,6 +201,8 @@ class Retriever:
             best = self._titled(query.text, ranking.hits)[: self._options.top_k]
         if relevance is Relevance.ANSWER:
             best = _worth_reading(best)
+        elif seen := self._seen_in_photo(query, best):
+            return Relevance.ANSWER, (seen,)
         # What goes on from a topic, and is not surely about another, is about that topic.
         elif on_topic := [hit for hit in best if topic and subject_words(hit.chunk.title) == topic]:
             relevance, best = Relevance.ANSWER, tuple(on_topic[:1])
@@ -230,6 +232,17 @@ class Retriever:
         sure = confidence([hit.probability for hit in others])
         answers = sure >= self._snapshot.calibration.answer_from
         return Relevance.ANSWER if answers else Relevance.CLARIFY, tuple(others)
+
+    def _seen_in_photo(self, query: Query, hits: Sequence[Hit]) -> Hit | None:
+        """The entry about what the photo surely shows, where it says something of what is asked."""
+        seen = {
+            subject_words(name)
+            for tag in query.tags
+            if tag.sure and tag.group != COLOUR
+            for name in (tag.name, tag.phrase)
+        }
+        about = (hit for hit in hits if subject_words(hit.chunk.title) in seen)
+        return next((hit for hit in about if self._shares_a_word(query.text, hit)), None)
 
     def _titled(self, text: str, hits: Sequence[Hit]) -> tuple[Hit, ...]:
         """The hits whose titles have most of a question's words first."""

@@ -141,18 +141,18 @@ async def measure_golden(
     labels: Sequence[Label],
     rows: Sequence[GoldenRow],
     entries: Mapping[str, Entry],
-    vision: Vision,
+    groups: Sequence[TagGroup],
     engine_of: EngineOf,
     watch: Watch,
 ) -> list[Golden]:
     """Put every row to the engine with each of these models, one model after the other.
 
-    Photos are not looked at: `vision` lends its groups, a row names its own tags.
+    Photos are not looked at: a row names its own tags, of these groups.
     """
     results = []
     async with aclosing(lineup.models(labels)) as models:
         async for served in models:
-            check = partial(_check, served, vision, engine_of)
+            check = partial(_check, served, groups, engine_of)
             checked = await at_once(rows, check, partial(watch, served.label, len(rows)))
             results.append(await asyncio.to_thread(_golden, served, checked, entries))
     return results
@@ -195,16 +195,12 @@ def _folded(text: str) -> str:
 class _Told:
     """Eyes that see what a row says, in whatever photo they are shown."""
 
-    real: Vision
+    groups: Sequence[TagGroup]
     row: GoldenRow
 
     @property
-    def groups(self) -> Sequence[TagGroup]:
-        return self.real.groups
-
-    @property
     def colours_only(self) -> bool:
-        return self.real.colours_only
+        return False
 
     async def tags(self, photo: Image.Image) -> tuple[ImageTag, ...]:
         return tuple(
@@ -217,8 +213,10 @@ class _Told:
         return known.get(name, COLOUR)
 
 
-async def _check(served: Served, vision: Vision, engine_of: EngineOf, row: GoldenRow) -> Checked:
-    engine = engine_of(served, _Told(vision, row))
+async def _check(
+    served: Served, groups: Sequence[TagGroup], engine_of: EngineOf, row: GoldenRow
+) -> Checked:
+    engine = engine_of(served, _Told(groups, row))
     message = UserMessage(
         id=uuid.uuid4().hex,
         platform=Platform.API,

@@ -16,11 +16,12 @@ import structlog
 from core.errors import AdapterRejected, AnswerIncomplete, NotFound
 from core.lora import check_adapter
 from core.messages import Adapter, ChatMessage
-from core.opening import engine_options, open_vision, own_command
+from core.opening import engine_options, own_command
 from core.registry import live_adapter
 from core.routes import registered
 from core.settings import Settings, at_root
 from core.store import Store
+from core.tags import load_tags
 from training.adapters import Adapters
 from training.dataset import Frozen, load_frozen
 from training.eval_sets import pair_cases, spread
@@ -223,7 +224,7 @@ async def ask_questions(settings: Settings, lineup: Lineup) -> Questions:
             ("live", "candidate"),
             [*rows, *probes],
             load_entries(at_root(settings.retrieval.knowledge)),
-            open_vision(settings),
+            load_tags(at_root(settings.vision.tags)),
             engine_of,
             lambda label, wanted, done: None,
         )

@@ -198,6 +198,28 @@ async def test_another_entry_about_the_same_thing_says_what_a_follow_up_asks(
     assert (got.relevance is Relevance.ANSWER) is bool(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "tag", "relevance"),
+    [
+        ("这双用软毛刷吗", ImageTag("麂皮", "suede", "material", 0.9), Relevance.ANSWER),
+        (
+            "这双用软毛刷吗",
+            ImageTag("麂皮", "suede", "material", 0.5, sure=False),
+            Relevance.CLARIFY,
+        ),
+        ("这双流行吗", ImageTag("麂皮", "suede", "material", 0.9), Relevance.CLARIFY),
+        ("这双用软毛刷吗", ImageTag("蓝色", "blue", "colour", 0.9), Relevance.CLARIFY),
+    ],
+)
+async def test_what_the_photo_surely_shows_answers_where_it_says_what_is_asked(
+    text: str, tag: ImageTag, relevance: Relevance
+) -> None:
+    got = await judging(NEVER_SURE, ALL).search(Query(text, (tag,)))
+    assert got.relevance is relevance
+    if relevance is Relevance.ANSWER:
+        assert [one.id for one in got.passages] == ["suede"]
+
+
 async def test_what_only_shares_a_character_with_a_follow_up_says_nothing_of_it() -> None:
     chunks = [chunk("washing", "帆布鞋清洗", "用温水和软毛刷顺着布纹刷。")]
     got = await judging(ALWAYS, chunks).search(Query("帆布鞋清洗 那它防水吗", topic="帆布鞋清洗"))

@@ -10,7 +10,7 @@ import pytest
 
 from core.engine import Engine, Options
 from core.grounding import is_refusal
-from core.messages import ImageTag, Language, Outcome, Passage, Reply
+from core.messages import Language, Outcome, Passage, Reply
 from core.model import Sampling
 from core.photos import PhotoLimits
 from core.prompt import Budget, estimate_tokens
@@ -18,7 +18,7 @@ from core.retrieval import Relevance, Retrieved
 from core.store import Store
 from core.tags import Tag, TagGroup
 from core.vision import Vision
-from tests.fakes import FakeChatModel, FakeRetriever, FakeVision
+from tests.fakes import FakeChatModel, FakeRetriever
 from training.eval_report import golden_report
 from training.golden_eval import EngineOf, Golden, measure_golden, problems_with, says
 from training.lineup import Label, Served
@@ -91,14 +91,14 @@ async def measured(
     *rows: GoldenRow,
     entries: Mapping[str, Entry] | None = None,
     chat: FakeChatModel | None = None,
-    eyes: FakeVision | None = None,
+    groups: Sequence[TagGroup] = (),
 ) -> Golden:
     (found,) = await measure_golden(
         OneModel(chat or FakeChatModel([answer])),
         ["dpo"],
         rows,
         entries or {},
-        eyes or FakeVision(),
+        groups,
         engine_of,
         lambda label, wanted, done: None,
     )
@@ -148,13 +148,10 @@ async def test_the_history_comes_before_the_question(engine_of: EngineOf) -> Non
 
 async def test_the_model_reads_the_rows_tags_as_if_from_a_photo(engine_of: EngineOf) -> None:
     tags = [{"name": "红色", "phrase": "red", "score": 0.8}]
-    eyes = FakeVision(
-        seen=(ImageTag("白色", "white", "colour", 0.9),),
-        groups=[TagGroup("颜色", "colour", (Tag("红色", "red", "colour"),))],
-    )
+    groups = [TagGroup("颜色", "colour", (Tag("红色", "red", "colour"),))]
     chat = FakeChatModel([TEXT])
     asked = row("这双帆布鞋怎么洗？", kind="photo", tags=tags)
-    await measured(engine_of, TEXT, asked, chat=chat, eyes=eyes)
+    await measured(engine_of, TEXT, asked, chat=chat, groups=groups)
     assert "照片：红色 80%" in chat.asked[0].prompt[-1].content
 
 

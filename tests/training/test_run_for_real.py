@@ -115,7 +115,7 @@ async def test_corrections_go_live_and_come_back(
         await shop.command("runs", "approve", run.id, "--as", "ann")
 
         await shop.canary_answers()
-        run = await shop.like_the_canary(rows[0].question)
+        run = await shop.like_the_canary([row.question for row in rows])
         assert run.state is RunState.PROMOTED
         await shop.answers_with(run.adapter)
         after = [await shop.ask(row.question, row.id) for row in rows]

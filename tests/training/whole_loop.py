@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,19 +105,23 @@ class WholeLoop:
 
         await until(routed)
 
-    async def like_the_canary(self, question: str) -> Run:
+    async def like_the_canary(self, questions: Sequence[str]) -> Run:
         """Ask as one person after the other, who like what the canary says, until it is live.
 
-        Meanwhile the others get the live adapter, as before.
+        Meanwhile the others get the live adapter, as before. What the canary cannot say without a
+        mistake, which differs from processor to processor, gives way to the next question.
         """
+        left = deque(questions)
         answered: dict[str, int] = {}
         live, canary = self.opened.registry.route.live, self.opened.registry.route.canary
         while (run := await self.newest_run()) and not run.ended:
             person = f"fan-{next(self.numbers)}"
-            reply = await self.ask(question, person)
+            reply = await self.ask(left[0], person)
             answered[reply.adapter] = answered.get(reply.adapter, 0) + 1
             if reply.adapter == canary:
                 await self.rate(reply, person, Rating.UP)
+            elif not reply.adapter:
+                left.rotate(-1)
         assert {live, canary} <= set(answered)
         assert run is not None
         return run

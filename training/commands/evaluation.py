@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import ConfigError
-from core.opening import engine_options, open_retriever, open_vision, own_command
+from core.opening import engine_options, open_retriever, own_command
 from core.printing import Json, err, out, print_json
 from core.running import run
 from core.settings import Settings, at_root
@@ -224,6 +224,7 @@ async def _measure(
 async def _evaluate_golden(
     settings: Settings, lineup: Lineup, rows_file: Path, failures: bool
 ) -> Report:
+    from core.tags import load_tags
     from training.eval_report import golden_report
     from training.golden_eval import measure_golden, open_engines
     from training.material import load_entries
@@ -238,7 +239,7 @@ async def _evaluate_golden(
                 labels,
                 rows,
                 load_entries(at_root("data/knowledge_base.json")),
-                open_vision(settings),
+                load_tags(at_root(settings.vision.tags)),
                 engine_of,
                 lambda label, wanted, done: status.update(f"{label}: {done} of {wanted} answers"),
             )
