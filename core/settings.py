@@ -355,6 +355,13 @@ def load_settings(
     return settings
 
 
+def own_variables() -> tuple[str, ...]:
+    """The names of the environment's variables that are ours: settings and secrets."""
+    return tuple(
+        name for name in os.environ if name.startswith("SOLEMATE_") or name in Secrets.model_fields
+    )
+
+
 def _dotenv() -> dict[str, str]:
     name = os.environ.get(ENV_FILE_VARIABLE, ".env")
     if not name:

@@ -7,7 +7,6 @@ Only an operator's part is done on the store: holding the loop still, and approv
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,9 +23,9 @@ from core.ports import free_port
 from core.settings import (
     ENV_FILE_VARIABLE,
     PROFILE_VARIABLE,
-    Secrets,
     Settings,
     load_settings,
+    own_variables,
 )
 from core.store import Store
 from training.lineage import Lineage, lineage_of
@@ -195,8 +194,7 @@ async def _solemate(
 
         log_file = settings.state / "up.log"
         # No token, profile or setting of the real one: the demo talks to nobody but itself.
-        foreign = [name for name in os.environ if name.startswith("SOLEMATE_")]
-        none = dict.fromkeys((*foreign, *Secrets.model_fields))
+        none = dict.fromkeys(own_variables())
         only = {ENV_FILE_VARIABLE: "", PROFILE_VARIABLE: _PROFILE}
         async with model_server(
             command,
