@@ -224,16 +224,23 @@ async def test_of_two_things_to_compare_both_are_quoted(
     assert any(isinstance(event, Replaced) and event.text == reply.text for event in events)
 
 
-@pytest.mark.parametrize("said", ["好的。是。", "您好，关于帆布鞋清洗：帆布鞋用温水。"])
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("帆布鞋怎么洗？", "好的。是。"),
+        ("帆布鞋怎么洗？", "您好，关于帆布鞋清洗：帆布鞋用温水。"),
+        ("What are Chelsea boots?", "Chelsea boots."),
+    ],
+)
 @pytest.mark.parametrize(
     ("min_support", "outcome"), [(0.7, Outcome.QUOTED), (0.3, Outcome.ANSWERED)]
 )
 async def test_what_a_copying_model_says_of_no_passage_gives_way_to_a_quote(
-    store: Store, min_support: float, outcome: Outcome, said: str
+    store: Store, min_support: float, outcome: Outcome, question: str, said: str
 ) -> None:
     expert = desk(store, said)
     expert.engine._options = replace(expert.engine._options, min_support=min_support)
-    assert (await expert.say("帆布鞋怎么洗？")).outcome is outcome
+    assert (await expert.say(question)).outcome is outcome
 
 
 @pytest.mark.parametrize(
