@@ -14,7 +14,6 @@ FORGET = "forget:"
 WISH = "wish:"
 DUELS_OFF = "duels:off"
 CHOSEN = " ✓"
-_STATE = {True: "✅", False: "⬜"}
 
 
 def thumbs(reply_id: str, chosen: Rating | None = None) -> InlineKeyboardMarkup:
