@@ -73,7 +73,12 @@ _INPUTS: dict[str, tuple[str, ...]] = {
     "dpo": ("recipes/dpo.yaml", "recipes/models/embedded.yaml"),
     "embedder": ("embedder.py",),
 }
-_DATA: dict[str, tuple[str, ...]] = {"pairs": ("spoken.jsonl",), "embedder": ("synonyms.txt",)}
+_DATA: dict[str, tuple[str, ...]] = {
+    "pairs": ("spoken.jsonl",),
+    "embedder": ("synonyms.txt", "knowledge_base.json"),
+}
+# What an entry is found by; of the models only the embedder learns from it.
+_SEARCH_ONLY = frozenset({"keywords", "questions"})
 
 # The shipped adapter brings out a manner that SFT has taught already: few pairs are enough, and the
 # last two layers. The ones below find and copy the passage, and would unlearn that.
@@ -427,8 +432,10 @@ class _State:
 
 
 def _digest_of_data(plan: BuildPlan) -> str:
-    names = ("knowledge_base.json", "questions.jsonl", "eval/held_out_entries.json")
-    return _digest("", *(plan.data / name for name in names))
+    entries = json.loads((plan.data / "knowledge_base.json").read_text(encoding="utf-8"))
+    read = [[(key, row[key]) for key in sorted(row.keys() - _SEARCH_ONLY)] for row in entries]
+    names = ("questions.jsonl", "eval/held_out_entries.json")
+    return _digest(repr(read), *(plan.data / name for name in names))
 
 
 def _settings(plan: BuildPlan, step: str) -> str:
