@@ -35,7 +35,7 @@ from core.terms import Analyzer
 
 log = structlog.get_logger()
 
-_FORMAT = 2
+_FORMAT = 3
 _CHUNKS = "chunks.json"
 _VECTORS = "vectors.faiss"
 
@@ -128,7 +128,10 @@ class Index:
         analyzer = self.recipe.analyzer
         lexical = self.lexical.without_rows(gone) if gone else self.lexical
         lexical = lexical.with_passages(
-            [analyzer.passage(one.title, one.text, one.keywords) for one in added]
+            [
+                analyzer.passage(one.title, one.text, (*one.keywords, *one.questions))
+                for one in added
+            ]
         )
         first_key = int(self.keys.max()) + 1 if len(self.keys) else 0
         new_keys = np.arange(first_key, first_key + len(added), dtype=np.int64)
@@ -386,7 +389,10 @@ def _read_chunks(
 ) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
     rows = json.loads(_checked(home / _CHUNKS, manifest["files"][_CHUNKS]))
     origins = tuple(row.pop("origin") for row in rows)
-    chunks = tuple(Chunk(**{**row, "keywords": tuple(row.get("keywords", ()))}) for row in rows)
+    chunks = tuple(
+        Chunk(**row | {name: tuple(row.get(name, ())) for name in ("keywords", "questions")})
+        for row in rows
+    )
     return chunks, origins
 
 

@@ -30,7 +30,7 @@ _ABBREVIATION = re.compile(
 )
 # Of what is wrong in a file, so much is told at once.
 _TOLD = 20
-_FIELDS = frozenset({"id", "title", "content", "source", "topic", "lang", "keywords"})
+_FIELDS = frozenset({"id", "title", "content", "source", "topic", "lang", "keywords", "questions"})
 _CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
 
 
@@ -38,7 +38,8 @@ _CLAUSE_END = re.compile(r"[，。！？；：、\n,;:!?]|\.(?:\s|$)")
 class Chunk:
     """An indexed piece of a document. `part` counts from 0 within a document that was split.
 
-    `keywords` are words that people ask with and the text does not use; only the search sees them.
+    `keywords` are words that people ask with and the text does not use, `questions` what people ask
+    when this answers them; only the search sees both.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Chunk:
     lang: Language
     part: int = 0
     keywords: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
 
     @property
     def document(self) -> str:
@@ -64,12 +66,12 @@ class Chunk:
     def digest(self) -> str:
         """Changes when any field does."""
         fields: tuple[str, ...] = (self.id, self.title, self.text, self.source, self.topic)
-        fields += (self.lang, *self.keywords)
+        fields += (self.lang, *self.keywords, "", *self.questions)
         return hashlib.sha256("\x1f".join(fields).encode()).hexdigest()
 
 
 def load_knowledge(path: Path) -> list[Chunk]:
-    """Read a JSON list of objects with `content`; id, title, source, lang, topic, keywords may be.
+    """Read a JSON list of objects with `content`; the other fields of `_FIELDS` may be.
 
     Raises `DataError` naming file, line and field of what is wrong, one a line.
     """
@@ -236,12 +238,12 @@ def _chunks(item: _Object) -> Iterator[Chunk]:
     title = item.string("title") or _first_clause(content)
     source = item.string("source") or item.path.name
     topic = item.string("topic")
-    keywords = item.strings("keywords")
+    keywords, questions = item.strings("keywords"), item.strings("questions")
     for part, text in enumerate(_split(content)):
         identity = f"{document}#{part + 1}" if part else document
         if part:
             item.name(identity)
-        yield Chunk(identity, title, text, source, topic, lang, part, keywords)
+        yield Chunk(identity, title, text, source, topic, lang, part, keywords, questions)
 
 
 def _language(item: _Object, content: str) -> Language:

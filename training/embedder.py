@@ -41,7 +41,7 @@ class EmbedderPlan:
 
     width: int = 256
     vocabulary: int = 4200
-    steps: int = 600
+    steps: int = 1000
     batch: int = 256
     learning_rate: float = 0.01
     temperature: float = 0.15
@@ -74,12 +74,15 @@ def train_embedder(data: Path, target: Path, plan: EmbedderPlan | None = None) -
 
 
 def training_pairs(material: Material) -> Iterator[Pair]:
-    """Questions, titles, keywords and single sentences, each with the entry it belongs to."""
+    """Questions, titles, keywords and single sentences, each with the entry it belongs to.
+
+    The questions of an entry are shown to be near it; what is embedded of it lacks them.
+    """
     for question in material.questions:
         if not kept_for_calibration(question.text):
             yield Pair(question.text, _base(question.entry))
     for entry in material.entries.values():
-        for words in (entry.title, *entry.keywords):
+        for words in (entry.title, *entry.keywords, *entry.questions):
             yield Pair(words, _base(entry.id))
         for sentence in entry.sentences:
             yield Pair(sentence, _base(entry.id))

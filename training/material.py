@@ -25,6 +25,7 @@ class Entry:
     lang: Language
     source: str = ""
     keywords: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
 
     @property
     def joint(self) -> str:
@@ -108,6 +109,7 @@ def _entry(row: dict[str, Any]) -> Entry:
             lang=row["lang"],
             source=row["source"],
             keywords=tuple(row.get("keywords", ())),
+            questions=tuple(row.get("questions", ())),
         )
     except (KeyError, TypeError) as exc:
         raise DataError(f"Not a knowledge entry: {row!r} ({exc!r}). Fix it.") from exc

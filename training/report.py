@@ -187,7 +187,11 @@ class _Inspection:
         rows = [row.data for row in found.rows]
         self.describe(
             found.file,
-            {"content": [row.content for row in rows], "title": [row.title for row in rows]},
+            {
+                "content": [row.content for row in rows],
+                "title": [row.title for row in rows],
+                "question": [text for row in rows for text in row.questions],
+            },
             lang=[row.lang for row in rows],
             topic=[row.topic for row in rows],
         )
@@ -196,6 +200,12 @@ class _Inspection:
         self.report.problems += checks.size_problems(found.rows, self.sizes())
         self.report.warnings += checks.title_warnings(found.rows)
         self.repeated(_texts(found, "content"))
+        # The embedder learns from them, and the index holds them.
+        self.training += [
+            Asked(row.file, row.line, "questions", text)
+            for row in found.rows
+            for text in row.data.questions
+        ]
         return {row.id: row for row in rows}
 
     def sizes(self) -> Sequence[SizeRow]:

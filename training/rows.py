@@ -54,6 +54,7 @@ class EntryRow(_Shape):
     lang: Language
     source: Text
     keywords: list[Text] = Field(default_factory=list)
+    questions: list[Text] = Field(default_factory=list)
 
 
 class QuestionRow(_Shape):

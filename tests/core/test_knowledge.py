@@ -38,6 +38,15 @@ def test_what_is_given_is_kept(write_knowledge: Write) -> None:
     assert (chunk.topic, chunk.lang, chunk.entry) == ("care", "en", "a")
 
 
+def test_a_word_and_a_question_to_find_an_entry_by_are_not_the_same(
+    write_knowledge: Write,
+) -> None:
+    (words,) = load_knowledge(write_knowledge([{"id": "a", "content": "C.", "keywords": ["w"]}]))
+    (asked,) = load_knowledge(write_knowledge([{"id": "a", "content": "C.", "questions": ["w"]}]))
+    assert (words.keywords, asked.questions) == (("w",), ("w",))
+    assert words.digest != asked.digest
+
+
 @pytest.mark.parametrize(
     ("second", "line", "field"),
     [
@@ -49,6 +58,7 @@ def test_what_is_given_is_kept(write_knowledge: Write) -> None:
         ({"content": "b", "id": "a"}, 8, "id"),
         ({"content": "b", "id": "a b"}, 8, "id"),
         ({"content": "b", "tpic": "care"}, 8, "tpic"),
+        ({"content": "b", "questions": "why b"}, 8, "questions"),
         ({"contents": "b"}, 7, "contents"),
     ],
 )

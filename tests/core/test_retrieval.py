@@ -262,6 +262,22 @@ async def test_a_keyword_that_only_one_entry_has_names_it() -> None:
     assert not any(hit.named for hit in ranking.hits)
 
 
+async def test_an_entry_is_found_by_the_questions_that_it_answers(analyzer: Analyzer) -> None:
+    asked = replace(SUEDE, questions=("翻毛的那种沾了灰咋整", "毛毛的皮怎么弄干净"))
+    chunks = [asked if one is SUEDE else one for one in ALL]
+    query = Query("沾了灰咋整")
+    assert (await retriever(analyzer).search(query)).relevance is Relevance.REFUSE
+    found = await retriever(analyzer, chunks).search(query)
+    assert (found.relevance, found.passages[0].id) == (Relevance.ANSWER, "suede")
+
+
+async def test_what_people_ask_is_not_what_an_entry_says(analyzer: Analyzer) -> None:
+    topic = replace(CLOGS, questions=("那它防水吗",))
+    searched = judging(ALWAYS, [topic, BLUE])
+    found = await searched.search(Query("洞洞鞋 那它防水吗", topic="洞洞鞋"))
+    assert found.relevance is Relevance.REFUSE
+
+
 @pytest.mark.parametrize("text", ["今天的股票行情", "", "🙂", "？？？", "\x00\x07"])
 async def test_what_has_nothing_to_do_with_shoes_is_refused(analyzer: Analyzer, text: str) -> None:
     found = await retriever(analyzer).search(Query(text))

@@ -136,6 +136,21 @@ async def test_changed_settings_make_only_the_later_steps_anew(plan: BuildPlan) 
     assert all(bool((after[key] == before[key]).all()) for key in before)
 
 
+async def test_words_that_only_search_uses_make_the_embedder_anew_and_nothing_else(
+    plan: BuildPlan,
+) -> None:
+    await build_models(plan, _nobody, FakeTrainer())
+    before = (plan.embedder / "model.safetensors").read_bytes()
+    knowledge = plan.data / "knowledge_base.json"
+    entries = json.loads(knowledge.read_text(encoding="utf-8"))
+    changed = [row | {"questions": ["翻毛的那种沾了灰咋整"]} for row in entries]
+    knowledge.write_text(json.dumps(changed), encoding="utf-8")
+    second = FakeTrainer()
+    await build_models(plan, _nobody, second)
+    assert second.asked == []
+    assert (plan.embedder / "model.safetensors").read_bytes() != before
+
+
 async def test_llamafactory_itself_trains_and_merges_what_the_build_serves(plan: BuildPlan) -> None:
     two: dict[str, Value] = {"max_steps": 2, "per_device_train_batch_size": 2}
     small = replace(plan, sft_changes=two, dpo_changes=two)

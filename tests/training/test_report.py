@@ -285,6 +285,12 @@ def test_a_training_question_that_is_also_measured_is_a_problem(data: DataFolder
     )
 
 
+def test_a_question_that_an_entry_is_found_by_leaks_too(data: DataFolder) -> None:
+    asked = SLIDE | {"questions": ["露脚跟的那种拖鞋叫啥", MEASURED["question"]]}
+    data.knowledge(asked, SLIDE_EN, WELT)
+    assert any("is the same as data/knowledge_base.json" in problem for problem in data.problems())
+
+
 def test_a_question_inside_a_training_prompt_leaks_too(data: DataFolder) -> None:
     slide = Passage("slide", "一字拖", SLIDE["content"], "", "types", "zh")
     data.lines("shoes.jsonl", sft(MEASURED["question"], slide))

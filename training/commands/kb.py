@@ -98,7 +98,7 @@ def calibrate(
     ] = None,
     wrong: Annotated[
         float, typer.Option(min=0, max=1, help="Of what has no answer, the share that may get one.")
-    ] = 0.3,
+    ] = 0.27,
     refused: Annotated[
         float,
         typer.Option(
