@@ -25,9 +25,10 @@ from telegram.ext import ApplicationBuilder, ContextTypes, MessageHandler, filte
 
 from bench.expert import Expert
 from bench.loopback import served
+from bots.allowance import Allowance, Limits
 from bots.bot import Bot, Prepare
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits
+from bots.lanes import Lanes
 from bots.slack import front as slack
 from bots.slack.home import Privacy as SlackPrivacy
 from bots.slack.people import Guests as SlackGuests

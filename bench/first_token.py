@@ -20,8 +20,9 @@ from bench.figures import Figure, Goal, median
 from bench.loopback import served
 from bench.model_server import embedded_server
 from bench.prompts import Prompt, asked_prompts
+from bots.allowance import Allowance, Limits
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits
+from bots.lanes import Lanes
 from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.engine import Engine

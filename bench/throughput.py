@@ -11,7 +11,8 @@ from bench.expert import Expert, message
 from bench.figures import Figure, percentile
 from bench.loopback import in_child
 from bench.stub_server import stub_server
-from bots.lanes import Allowance, Lanes, Limits
+from bots.allowance import Allowance, Limits
+from bots.lanes import Lanes
 from core.errors import SolemateError
 from core.inbox import Inbox
 from core.messages import Done, Event, Platform, Reply, UserMessage

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from bots.allowance import Allowance, Limits
 from bots.bot import Bot, Intake, Prepare
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits
+from bots.lanes import Lanes
 from bots.notices import Teller
 from core.expert import Opened
 from core.inbox import Inbox

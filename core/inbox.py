@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -26,7 +26,7 @@ from core.errors import Busy, NoRoom
 from core.letters import from_json, to_json
 from core.messages import Platform, UserMessage
 from core.store import Store
-from core.tables import inbox, posts, turns
+from core.tables import inbox, turns
 from core.transactions import lock, now_of
 
 log = structlog.get_logger()
@@ -64,24 +64,6 @@ class Receipt:
 
     fresh: bool
     letter: Letter | None = None
-
-
-PostKind = Literal["answer", "correction", "opening"]
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Something we posted on a platform about a message: its answer, or a request to correct it.
-
-    `place` is the platform's chat or channel, `id` the post's id there; `position` counts the
-    posts of one answer from 0. An `opening`, named after the message, says that an answer is about
-    to be begun: it may stand there though a crash kept us from committing where.
-    """
-
-    place: str
-    id: str
-    kind: PostKind = "answer"
-    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,68 +420,6 @@ class Inbox:
             return connection.execute(done).rowcount
 
         return await self._store.run(work)
-
-    async def add_post(self, conversation_id: str, message_id: str, post: Post) -> None:
-        """Commit where a message's answer is shown, so that a restart changes it there."""
-        row = {
-            "place": post.place,
-            "post_id": post.id,
-            "kind": post.kind,
-            "conversation_id": conversation_id,
-            "message_id": message_id,
-            "position": post.position,
-        }
-
-        def work(connection: Connection) -> None:
-            row["posted_at"] = self._now(connection)
-            upsert(connection, posts, row, key=("place", "post_id"))
-
-        await self._store.run(work)
-
-    async def forget_posts(self, conversation_id: str, message_id: str) -> None:
-        """Delete where a message's answer is shown."""
-        statement = sa.delete(posts).where(
-            posts.c.conversation_id == conversation_id, posts.c.message_id == message_id
-        )
-        await self._store.run(lambda connection: connection.execute(statement))
-
-    async def answer_posts(
-        self, conversation_id: str, message_id: str, kind: PostKind = "answer"
-    ) -> list[Post]:
-        """The posts that show a message's answer, in order; of two in one position the later."""
-        query = (
-            sa.select(posts)
-            .where(
-                posts.c.conversation_id == conversation_id,
-                posts.c.message_id == message_id,
-                posts.c.kind == kind,
-            )
-            .order_by(posts.c.position, posts.c.posted_at)
-        )
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
-        found = {row.position: Post(row.place, row.post_id, row.kind, row.position) for row in rows}
-        return list(found.values())
-
-    async def knows_post(self, place: str, post_id: str) -> bool:
-        """Whether it was committed that we posted this, whatever it shows."""
-        query = sa.select(posts.c.kind).where(posts.c.place == place, posts.c.post_id == post_id)
-        row = await self._store.run(lambda connection: connection.execute(query).first())
-        return row is not None
-
-    async def reply_of_post(self, place: str, post_id: str, kind: PostKind) -> str | None:
-        """The id of the reply that a post shows or asks about; None for any other post."""
-        query = (
-            sa.select(turns.c.reply_id)
-            .join(
-                posts,
-                sa.and_(
-                    posts.c.conversation_id == turns.c.conversation_id,
-                    posts.c.message_id == turns.c.message_id,
-                ),
-            )
-            .where(posts.c.place == place, posts.c.post_id == post_id, posts.c.kind == kind)
-        )
-        return await self._store.run(lambda connection: connection.execute(query).scalar())
 
     def _now(self, connection: Connection) -> float:
         return now_of(connection) if self._clock is None else self._clock()

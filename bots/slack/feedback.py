@@ -18,8 +18,8 @@ from bots.slack.place import Place, place_from
 from bots.slack.talk import Talk
 from core.engine import Engine
 from core.errors import NotFound
-from core.inbox import Inbox
 from core.messages import Feedback, Platform, Rating, Turn
+from core.posts import Posts
 from core.store import Store
 from core.wording import say
 
@@ -54,7 +54,7 @@ class Verdicts:
     client: AsyncWebClient
     engine: Engine
     store: Store
-    inbox: Inbox
+    posts: Posts
     metrics: Metrics
     talk: Talk
     people: People
@@ -87,7 +87,7 @@ class Verdicts:
         if rating is None or item.get("type") != "message":
             return
         room = Place(team, channel, "").room
-        reply_id = await self.inbox.reply_of_post(room, str(item.get("ts")), "answer")
+        reply_id = await self.posts.reply_of(room, str(item.get("ts")), "answer")
         if reply_id is None:
             return
         thumb, at = Feedback(reply_id, person.id, rating, by_reaction=True), _moment(event)

@@ -36,6 +36,7 @@ from core.errors import ConfigError
 from core.inbox import Inbox
 from core.leader import Lead, alone
 from core.messages import UserMessage
+from core.posts import Posts
 from core.privacy import Pseudonyms, erase
 from core.store import Store
 
@@ -105,6 +106,7 @@ class Slack:
     errands: Errands
     store: Store
     inbox: Inbox
+    posts: Posts
     people: People
     me: Me
     talk: Talk
@@ -135,7 +137,7 @@ class Slack:
             self.client,
             engine,
             self.store,
-            self.inbox,
+            self.posts,
             lanes.metrics,
             self.talk,
             self.people,
@@ -184,7 +186,7 @@ class Slack:
             await lanes.stop(message.conversation_id, message.id)
         for message in under_way:
             await self.answers.over(message.conversation_id, message.id)
-            await self.inbox.forget_posts(message.conversation_id, message.id)
+            await self.posts.forget(message.conversation_id, message.id)
         await self.store.wipe(rewrite=True)
 
 
@@ -215,13 +217,13 @@ async def open_slack(
             # By itself it repeats what may have arrived; the courier does not.
             retry_handlers=[],
         )
-        people, me = People(client, store, pseudonyms), Me()
+        people, me, posts = People(client, store, pseudonyms), Me(), Posts(store)
         files = Files(http, access.bot_token, origins_for(access.base_url), access.max_photo_bytes)
         reading = Reading(client, store, files, people, me, access.expire_seconds)
         talk = Talk(client, patient, errands)
         comparisons = Comparisons(duels, client, patient, store, people, talk)
         asking = Asking(duels, errands, comparisons.reaches, comparisons.show)
-        answers = Answers(client, inbox, patient, people, asking, pace=pace)
+        answers = Answers(client, posts, patient, people, asking, pace=pace)
         async with errands.running():
             yield Slack(
                 access,
@@ -231,6 +233,7 @@ async def open_slack(
                 errands,
                 store,
                 inbox,
+                posts,
                 people,
                 me,
                 talk,

@@ -17,8 +17,8 @@ from bots.slack.blocks import Block, markdown
 from bots.slack.calls import code_of
 from bots.slack.place import Place
 from bots.slack.text import escaped
-from core.inbox import Inbox, Post
 from core.messages import UserMessage
+from core.posts import Post, Posts
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Line:
     """How screens reach Slack and the store."""
 
     client: AsyncWebClient
-    inbox: Inbox
+    posts: Posts
     courier: Courier
     clock: Callable[[], float]
 
@@ -105,7 +105,7 @@ class Screen:
         )
         by_bots = [str(one["ts"]) for one in answer.get("messages") or () if one.get("bot_id")]
         later = [ts for ts in by_bots if ts > self._message.id]
-        knows = self._line.inbox.knows_post
+        knows = self._line.posts.knows
         return [ts for ts in later if not await knows(self._place.room, ts)]
 
     async def begin(self, doing: Sequence[str]) -> None:
@@ -338,12 +338,12 @@ class Screen:
     async def _note_opening(self) -> None:
         """Commit that a stream is about to be begun: where it stands is known only afterwards."""
         post = Post(self._place.room, self._message.id, "opening")
-        await self._line.inbox.add_post(self._message.conversation_id, self._message.id, post)
+        await self._line.posts.add(self._message.conversation_id, self._message.id, post)
 
     async def _remember(self, ts: str, position: int | None = None) -> Post:
         at = len(self._posts) if position is None else position
         post = Post(self._place.room, ts, "answer", at)
-        await self._line.inbox.add_post(self._message.conversation_id, self._message.id, post)
+        await self._line.posts.add(self._message.conversation_id, self._message.id, post)
         self._posts[at : at + 1] = [post]
         return post
 

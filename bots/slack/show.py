@@ -23,9 +23,9 @@ from bots.slack.place import place_from
 from bots.slack.screen import Line, Screen
 from bots.slack.text import escaped, rendered, so_far
 from core.errors import SolemateError
-from core.inbox import Inbox
 from core.language import language_of
 from core.messages import Event, Language, UserMessage
+from core.posts import Posts
 from core.wording import apology, say
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Answers:
     def __init__(
         self,
         client: AsyncWebClient,
-        inbox: Inbox,
+        posts: Posts,
         courier: Courier,
         people: People,
         asking: Asking,
@@ -63,8 +63,8 @@ class Answers:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._line = Line(client, inbox, courier, clock)
-        self._inbox = inbox
+        self._line = Line(client, posts, courier, clock)
+        self._posts = posts
         self._people = people
         self._asking = asking
         self._pace = pace or Pace()
@@ -120,7 +120,7 @@ class Answers:
 
     async def _screen(self, message: UserMessage) -> Screen:
         key = (message.conversation_id, message.id)
-        posts = await self._inbox.answer_posts(*key)
+        posts = await self._posts.of(*key)
         screen = Screen(
             self._line,
             message,
@@ -129,7 +129,7 @@ class Answers:
             posts,
             self._pace.rotate_seconds,
         )
-        if not posts and await self._inbox.answer_posts(*key, "opening"):
+        if not posts and await self._posts.of(*key, "opening"):
             await screen.reclaim()
         return screen
 

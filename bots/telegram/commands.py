@@ -31,6 +31,7 @@ from core.engine import MAX_PHOTOS
 from core.figures import Period, count_since, count_waiting
 from core.inbox import Inbox
 from core.messages import Language, Outcome, Rating, UserMessage, Wish
+from core.posts import Posts
 from core.privacy import erase
 from core.store import Store
 from core.wording import say
@@ -89,6 +90,7 @@ class Commands:
     bot: Bot
     store: Store
     inbox: Inbox
+    posts: Posts
     lanes: Lanes
     answers: Answers
     talk: Talk
@@ -184,7 +186,7 @@ class Commands:
             await self.lanes.stop(message.conversation_id, message.id)
         for message in under_way:
             await self.answers.over(message)
-            await self.inbox.forget_posts(message.conversation_id, message.id)
+            await self.posts.forget(message.conversation_id, message.id)
 
     async def _taught(self, user_id: str, language: Language) -> str:
         """What became of the person's corrections."""

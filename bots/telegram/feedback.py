@@ -25,8 +25,8 @@ from bots.telegram.place import Place, place_from
 from bots.telegram.talk import Talk
 from core.engine import Engine
 from core.errors import NotFound
-from core.inbox import Inbox, Post
 from core.messages import Feedback, Language, Platform, Rating, Turn
+from core.posts import Post, Posts
 from core.privacy import erased_at
 from core.store import Store
 from core.wording import say
@@ -41,7 +41,7 @@ class Verdicts:
     bot_id: int
     engine: Engine
     store: Store
-    inbox: Inbox
+    posts: Posts
     people: People
     metrics: Metrics
     talk: Talk
@@ -84,7 +84,7 @@ class Verdicts:
         if before == after or user is None or await self._is_old(reaction, user):
             return
         chat = Place(self.bot_id, reaction.chat.id)
-        reply_id = await self.inbox.reply_of_post(chat.chat, str(reaction.message_id), "answer")
+        reply_id = await self.posts.reply_of(chat.chat, str(reaction.message_id), "answer")
         if reply_id is None:
             return
         user_id = self.people.id_of(user)
@@ -99,7 +99,7 @@ class Verdicts:
         if turn is None:
             return
         verdict = await self.store.verdict(reply_id, user_id)
-        posts = await self.inbox.answer_posts(turn.reply.conversation_id, turn.message_id)
+        posts = await self.posts.of(turn.reply.conversation_id, turn.message_id)
         language = await self.people.language_for(user)
         rating_now = verdict.rating if verdict else None
         self._show_verdict(chat, int(posts[-1].id), turn, rating_now, language)
@@ -111,7 +111,7 @@ class Verdicts:
         asked = message.reply_to_message
         if asked is None:
             return False
-        reply_id = await self.inbox.reply_of_post(place.chat, str(asked.message_id), "correction")
+        reply_id = await self.posts.reply_of(place.chat, str(asked.message_id), "correction")
         if reply_id is None:
             return False
         language, user_id = await self.people.language_for(user), self.people.id_of(user)
@@ -202,7 +202,7 @@ class Verdicts:
             reply_to=number,
         )
         post = Post(place.chat, str(asked.message_id), "correction")
-        await self.inbox.add_post(turn.reply.conversation_id, turn.message_id, post)
+        await self.posts.add(turn.reply.conversation_id, turn.message_id, post)
 
 
 def _chat_of(turn: Turn) -> str:

@@ -32,6 +32,7 @@ from core.engine import Engine
 from core.errors import ConfigError
 from core.inbox import Inbox
 from core.leader import Lead, alone
+from core.posts import Posts
 from core.privacy import Pseudonyms
 from core.store import Store
 
@@ -85,6 +86,7 @@ class Telegram:
     talk: Talk
     store: Store
     inbox: Inbox
+    posts: Posts
     comparisons: Comparisons
     asking: Asking
     answers: Answers
@@ -120,7 +122,7 @@ class Telegram:
             self.bot_id,
             host.engine,
             self.store,
-            self.inbox,
+            self.posts,
             self.people,
             host.lanes.metrics,
             self.talk,
@@ -130,6 +132,7 @@ class Telegram:
             self.bot,
             self.store,
             self.inbox,
+            self.posts,
             host.lanes,
             self.answers,
             self.talk,
@@ -189,6 +192,7 @@ async def open_telegram(
     )
     errands, patient = Errands(), courier or _courier()
     people, talk = People(store, pseudonyms), Talk(bot, patient, errands)
+    posts = Posts(store)
     comparisons = Comparisons(duels, store, people, talk)
     asking = Asking(duels, errands, comparisons.reaches, comparisons.show)
     try:
@@ -201,9 +205,10 @@ async def open_telegram(
                 talk=talk,
                 store=store,
                 inbox=inbox,
+                posts=posts,
                 comparisons=comparisons,
                 asking=asking,
-                answers=Answers(bot, inbox, patient, asking, pace=pace),
+                answers=Answers(bot, posts, patient, asking, pace=pace),
                 photos=Photos(bot, max_photo_bytes),
                 people=people,
                 guests=access.guests,

@@ -34,9 +34,9 @@ from bots.telegram.keyboards import thumbs
 from bots.telegram.place import Place, number_of, place_from
 from bots.telegram.talk import NO_PREVIEW
 from core.errors import SolemateError
-from core.inbox import Inbox, Post
 from core.language import language_of
 from core.messages import Event, Language, Reply, UserMessage
+from core.posts import Post, Posts
 from core.wording import apology, say
 
 log = structlog.get_logger()
@@ -88,14 +88,14 @@ class Answers:
     def __init__(
         self,
         bot: Bot,
-        inbox: Inbox,
+        posts: Posts,
         courier: Courier,
         asking: Asking,
         *,
         pace: Pace | None = None,
     ) -> None:
         self._bot = bot
-        self._inbox = inbox
+        self._posts = posts
         self._courier = courier
         self._asking = asking
         self._pace = pace or Pace()
@@ -115,14 +115,14 @@ class Answers:
     async def announce(self, message: UserMessage, number: int) -> None:
         """Say that the message has to wait as the `number`th; its answer will stand there."""
         async with self._alone(message):
-            if not await self._inbox.answer_posts(message.conversation_id, message.id):
+            if not await self._posts.of(message.conversation_id, message.id):
                 words = say("in_line", _language(message), number=number)
                 await self._send(message, 0, Styled(words), None)
 
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
         """Say it in the placeholder where there is one."""
         words = apology(error or SolemateError("The message failed."), _language(message))
-        posts = await self._inbox.answer_posts(message.conversation_id, message.id)
+        posts = await self._posts.of(message.conversation_id, message.id)
         with reaching(read_error):
             await self._put(message, posts, 0, Styled(words), None)
 
@@ -140,7 +140,7 @@ class Answers:
             yield
 
     async def _show(self, message: UserMessage, events: AsyncIterator[Event]) -> None:
-        posts = await self._inbox.answer_posts(message.conversation_id, message.id)
+        posts = await self._posts.of(message.conversation_id, message.id)
         canvas, posts = await self._begin(message, posts)
         reply = await self._draw_while_growing(canvas, events)
         await self._finish(message, posts, reply)
@@ -294,7 +294,7 @@ class Answers:
 
         sent = await self._styled_or_plain(place, piece, send)
         post = Post(place.chat, str(sent.message_id), "answer", position)
-        await self._inbox.add_post(message.conversation_id, message.id, post)
+        await self._posts.add(message.conversation_id, message.id, post)
         return post
 
     async def _edit(

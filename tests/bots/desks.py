@@ -9,9 +9,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from bots.allowance import Allowance, Limits
 from bots.bot import Bot, Prepare
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits, Patience
+from bots.lanes import Lanes, Patience
 from bots.web.desk import Desk
 from core.duels import Duels
 from core.engine import Engine, Options

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from PIL import Image
 from starlette.applications import Starlette
 
+from bots.allowance import Allowance
 from bots.bot import Bot, Prepare
 from bots.courier import Courier
-from bots.lanes import Allowance
 from bots.slack.calls import read_error
 from bots.slack.front import Access, Intake, Mode, Slack, open_slack
 from bots.slack.home import Privacy

@@ -12,9 +12,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from PIL import Image
 
+from bots.allowance import Allowance
 from bots.bot import Bot, Prepare
 from bots.courier import Courier
-from bots.lanes import Allowance
 from bots.telegram.calls import Limits, Rates, chat_of, read_error
 from bots.telegram.commands import Privacy
 from bots.telegram.front import Access, Host, Telegram, open_telegram

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from bots.web.health import Condition, HealthCheck, PartHealth

@@ -32,8 +32,9 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import Request as PageRequest
 
+from bots.allowance import Allowance, Limits
 from bots.feeds import Feeds
-from bots.lanes import Allowance, Lanes, Limits
+from bots.lanes import Lanes
 from bots.web.chat import mount_chat
 from bots.web.desk import Desk
 from core.engine import Engine, Options

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.errors import ModelUnavailable

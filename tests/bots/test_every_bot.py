@@ -13,7 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.web.api import ApiOptions, create_api
 from bots.web.desk import Desk
 from core.messages import ChatMessage, Feedback, Rating, Side, Winner

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bots.lanes import Allowance, Limits, Patience
+from bots.allowance import Allowance, Limits
+from bots.lanes import Patience
 from bots.web.desk import Desk
 from core.errors import Busy, NotFound, PlatformAway, SolemateError, StoreError
 from core.inbox import Letter, Receipt

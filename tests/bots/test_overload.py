@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.web.desk import Desk
 from core.errors import Busy, SolemateError
 from core.messages import ChatMessage, Done, Event, Platform, UserMessage

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.web.api import ApiOptions, create_api
 from bots.web.server import web_server
 from tests.bots.desks import running_desk

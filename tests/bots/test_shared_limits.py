@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bots.lanes import Allowance, Limits
+from bots.allowance import Allowance, Limits
 from core.errors import Busy
 from core.redis_link import RedisLink
 from tests.conftest import RedisServer

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.notices import Telling
 from bots.slack.people import Guests
 from bots.slack.probe import examine_slack
 from bots.slack.show import Pace
 from core.doctor import Health
 from core.errors import ConfigError, StoreError
-from core.inbox import Post
 from core.messages import (
     Delta,
     Done,
@@ -37,6 +36,7 @@ from core.messages import (
     Wishes,
 )
 from core.notices import Notices
+from core.posts import Post
 from core.privacy import erase
 from core.store import Store
 from core.tables import duels, feedback_events, inbox, turns
@@ -641,10 +641,10 @@ async def test_after_a_restart_the_open_stream_becomes_the_answer(
 ) -> None:
     async with opened(tmp_path, fake) as world:
         await world.desk.inbox.put(ASKED)
-        add_post, noted = world.desk.inbox.add_post, asyncio.Event()
+        add, noted = world.slack.posts.add, asyncio.Event()
 
         async def noting(conversation_id: str, message_id: str, post: Post) -> None:
-            await add_post(conversation_id, message_id, post)
+            await add(conversation_id, message_id, post)
             if post.kind == "answer":
                 noted.set()
 
@@ -652,7 +652,7 @@ async def test_after_a_restart_the_open_stream_becomes_the_answer(
             yield Delta("Wash canvas ")
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(world.desk.inbox, "add_post", noting)
+        monkeypatch.setattr(world.slack.posts, "add", noting)
         showing = asyncio.create_task(world.slack.answers.show(ASKED, interrupted()))
         await noted.wait()
         showing.cancel()
@@ -670,19 +670,19 @@ async def test_a_stream_that_a_crash_kept_from_being_noted_becomes_the_answer(
 ) -> None:
     async with opened(tmp_path, fake) as world:
         await world.desk.inbox.put(ASKED)
-        add_post, begun = world.desk.inbox.add_post, asyncio.Event()
+        add, begun = world.slack.posts.add, asyncio.Event()
 
         async def killed(conversation_id: str, message_id: str, post: Post) -> None:
             if post.kind == "answer":
                 begun.set()
                 await asyncio.Event().wait()
-            await add_post(conversation_id, message_id, post)
+            await add(conversation_id, message_id, post)
 
         async def interrupted() -> AsyncIterator[Event]:
             yield Delta("Wash canvas ")
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(world.desk.inbox, "add_post", killed)
+        monkeypatch.setattr(world.slack.posts, "add", killed)
         await world.slack.client.chat_postMessage(
             channel=f"D{ANN}", thread_ts=ASKED.id, text="Something else."
         )

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 from telegram import Update
 
-from bots.lanes import Allowance
+from bots.allowance import Allowance
 from bots.notices import Telling
 from bots.telegram.people import Guests
 from bots.telegram.updates import Updates

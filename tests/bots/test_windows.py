@@ -6,7 +6,7 @@ import asyncio
 
 from limits import RateLimitItemPerDay, RateLimitItemPerMinute
 
-from bots.lanes import Allowance, Limits
+from bots.allowance import Allowance, Limits
 from bots.windows import Windows
 
 TWO_A_MINUTE = RateLimitItemPerMinute(2)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import Busy, NoRoom
-from core.inbox import DeadLetter, Inbox, Post
+from core.inbox import DeadLetter, Inbox
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.tables import inbox as inbox_table
@@ -358,29 +358,6 @@ async def test_a_row_that_cannot_be_read_is_put_aside_and_stops_nobody(
     )
     assert await leased(inbox) == "m2"
     assert await leased(inbox) is None
-
-
-async def test_an_answers_posts_come_back_in_order(inbox: Inbox) -> None:
-    for post in (
-        Post("chat", "9", position=1),
-        Post("chat", "8"),
-        Post("chat", "10", "correction"),
-    ):
-        await inbox.add_post("c1", "m1", post)
-    assert await inbox.answer_posts("c1", "m1") == [
-        Post("chat", "8"),
-        Post("chat", "9", position=1),
-    ]
-    assert await inbox.answer_posts("c1", "m2") == []
-
-
-async def test_a_post_that_was_sent_anew_stands_for_the_lost_one(
-    inbox: Inbox, clock: Clock
-) -> None:
-    await inbox.add_post("c1", "m1", Post("chat", "8"))
-    clock.now += 1
-    await inbox.add_post("c1", "m1", Post("chat", "9"))
-    assert await inbox.answer_posts("c1", "m1") == [Post("chat", "9")]
 
 
 async def test_parts_that_come_soon_are_one_message(inbox: Inbox, clock: Clock) -> None:

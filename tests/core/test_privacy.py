@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.audit import audit_of, verify
-from core.inbox import Inbox, Post
+from core.inbox import Inbox
 from core.messages import (
     ChatMessage,
     Feedback,
@@ -25,6 +25,7 @@ from core.messages import (
     Turn,
     UserMessage,
 )
+from core.posts import Post, Posts
 from core.privacy import Pseudonyms, audit_subject, erase, erased_at, export
 from core.store import Store
 from core.tables import adapters, metadata, pairs, run_pairs, runs, tombstones
@@ -112,7 +113,7 @@ async def test_nothing_of_a_person_is_left_but_the_tombstone(store: Store, inbox
     conversation = "telegram:1:7:0:5"
     await store.start_anew("telegram:1:7:0", 5)
     await store.add_turn(turn("r1", ANN, conversation, SECRET, 10.0), [SECRET.encode()])
-    await inbox.add_post(conversation, "m-r1", Post("telegram:1:7", "99"))
+    await Posts(store).add(conversation, "m-r1", Post("telegram:1:7", "99"))
     await store.add_feedback(Feedback("r1", ANN, Rating.DOWN, correction=SECRET))
     await store.choose_language(ANN, "zh")
     waiting = UserMessage("m-r2", Platform.TELEGRAM, "telegram:1:7:0:6", ANN, SECRET)

@@ -25,7 +25,6 @@ from sqlalchemy.engine import Connection
 
 from core import store as store_module
 from core.errors import NotFound, StoreError
-from core.inbox import Inbox, Post
 from core.messages import (
     ChatMessage,
     Feedback,
@@ -40,6 +39,7 @@ from core.messages import (
     Timings,
     Turn,
 )
+from core.posts import Post, Posts
 from core.store import KNOWN_SECONDS, Store
 from core.tables import (
     conversations,
@@ -680,13 +680,13 @@ async def test_a_message_belongs_to_the_last_start_before_it(store: Store) -> No
 
 
 async def test_a_post_leads_to_its_reply_until_the_conversation_is_deleted(store: Store) -> None:
-    inbox = Inbox(store, owner="one", depth=3)
+    shown = Posts(store)
     turn = make_turn("r1", conversation="c1")
     await store.add_turn(turn)
-    await inbox.add_post("c1", turn.message_id, Post("chat", "8"))
-    assert await inbox.reply_of_post("chat", "8", "answer") == "r1"
-    assert await inbox.reply_of_post("chat", "8", "correction") is None
-    assert await inbox.reply_of_post("other", "8", "answer") is None
+    await shown.add("c1", turn.message_id, Post("chat", "8"))
+    assert await shown.reply_of("chat", "8", "answer") == "r1"
+    assert await shown.reply_of("chat", "8", "correction") is None
+    assert await shown.reply_of("other", "8", "answer") is None
     await store.delete_conversation("c1")
     query = sa.select(sa.func.count()).select_from(posts)
     assert await store.run(lambda connection: connection.execute(query).scalar()) == 0
