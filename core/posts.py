@@ -22,8 +22,8 @@ class Post:
     """Something we posted on a platform about a message: its answer, or a request to correct it.
 
     `place` is the platform's chat or channel, `id` the post's id there; `position` counts the
-    posts of one answer from 0. An `opening`, named after the message, says that an answer is about
-    to be begun: it may stand there though a crash kept us from committing where.
+    posts of one answer from 0. An `opening`, named after the message, says that the post in this
+    position is about to be made: it may stand there though we never learned where.
     """
 
     place: str

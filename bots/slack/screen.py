@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import structlog
@@ -14,7 +14,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bots.courier import Courier
 from bots.slack.blocks import Block, markdown
-from bots.slack.calls import code_of
+from bots.slack.calls import code_of, read_error
 from bots.slack.place import Place
 from bots.slack.text import escaped
 from core.messages import UserMessage
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 GROWING = " …"
 _MOST_STRAYS = 50
+# What our messages carry says for which question they were posted, as which of its messages.
+_MARK = "solemate_answer"
 # Failures of one showing that the next, or the end, makes good.
 PASSING = (SlackClientError, aiohttp.ClientError, TimeoutError)
 _BAD_BLOCKS = {"invalid_blocks", "invalid_blocks_format", "invalid_arguments", "unsupported_block"}
@@ -61,13 +63,17 @@ class Screen:
         place: Place,
         user: str | None,
         posts: Sequence[Post],
+        openings: Sequence[Post],
         rotate_seconds: float,
     ) -> None:
+        """`openings` are the posts that were about to be made."""
         self._line = line
         self._message = message
         self._place = place
         self._user = user
         self._posts = list(posts)
+        # Positions of messages that may stand there though nothing says where.
+        self._begun = {one.position for one in openings} - {one.position for one in posts}
         self._rotate_seconds = rotate_seconds
         self._stream: _Stream | None = None
         self._said = ""
@@ -79,34 +85,52 @@ class Screen:
         return not self._posts
 
     async def reclaim(self) -> None:
-        """Take for the answer a stream that was begun before a crash, and of which no note is left.
+        """Find what was posted or begun for the answer, and of which no note is left.
 
-        Slack ends a stream for nobody but who began it, and nothing that is none: so it tells which
-        of the thread's messages it is.
+        A crash, or a Slack that answers with an error after it has posted, keeps us from learning
+        where it stands. A message says itself what it is. A stream cannot: but Slack ends one for
+        nobody but who began it, and nothing that is none.
         """
-        try:
-            strays = await self._strays()
-        except PASSING as exc:
-            log.info("thread_not_read", message=self._message.id, error=type(exc).__name__)
+        if not self._begun:
             return
-        for ts in strays:
+        streams = []
+        for said in await self._strays():
+            mark = said.get("metadata") or {}
+            if mark.get("event_type") != _MARK:
+                streams.append(str(said["ts"]))
+            elif mark["event_payload"].get("message") == self._message.id:
+                await self._remember(str(said["ts"]), int(mark["event_payload"]["position"]))
+        for ts in streams:
+            if not self._begun:
+                break
             with suppress(*PASSING):
                 await self._stop(_Stream(Post(self._place.room, ts), 0.0), "", ())
-                await self._remember(ts)
-                return
+                await self._remember(ts, min(self._begun))
+        self._begun.clear()
 
-    async def _strays(self) -> list[str]:
+    async def _strays(self) -> list[dict[str, Any]]:
         """What bots posted in the thread since the question, and we have no note of."""
-        answer = await self._line.client.conversations_replies(
-            channel=self._place.channel,
-            ts=self._place.thread,
-            oldest=self._message.id,
-            limit=_MOST_STRAYS,
-        )
-        by_bots = [str(one["ts"]) for one in answer.get("messages") or () if one.get("bot_id")]
-        later = [ts for ts in by_bots if ts > self._message.id]
+
+        async def call() -> list[dict[str, Any]]:
+            answer = await self._line.client.conversations_replies(
+                channel=self._place.channel,
+                ts=self._place.thread,
+                oldest=self._message.id,
+                include_all_metadata=True,
+                limit=_MOST_STRAYS,
+            )
+            return list(answer.get("messages") or ())
+
+        try:
+            said = await self._line.courier.deliver("conversations.replies", call, repeatable=True)
+        except SlackApiError as exc:
+            if read_error(exc) is not None:
+                raise
+            log.info("thread_not_read", message=self._message.id, problem=code_of(exc))
+            return []
+        by_bots = [one for one in said if one.get("bot_id") and one["ts"] > self._message.id]
         knows = self._line.posts.knows
-        return [ts for ts in later if not await knows(self._place.room, ts)]
+        return [one for one in by_bots if not await knows(self._place.room, str(one["ts"]))]
 
     async def begin(self, doing: Sequence[str]) -> None:
         """Show at once that we are at work: as a status, or in a placeholder."""
@@ -146,6 +170,7 @@ class Screen:
     async def finish(self, pieces: Sequence[str], under: Sequence[Sequence[Block]]) -> None:
         """Show the whole answer, and under its end the first of these blocks that Slack takes."""
         under = (*under, ())
+        await self.reclaim()
         if self._stream is None or not await self._stop_with(pieces, under):
             await self._write_anew(pieces, under)
 
@@ -181,8 +206,8 @@ class Screen:
             await self._grow_by_edits(more, "the person is not known after a restart")
             return
 
-        if not self._posts:
-            await self._note_opening()
+        position = len(self._posts)
+        await self._note_opening(position)
 
         async def call() -> str:
             answer = await self._line.client.chat_startStream(
@@ -197,11 +222,16 @@ class Screen:
         try:
             ts = await self._line.courier.offer("chat.startStream", call)
         except SlackApiError as exc:
+            if read_error(exc) is not None:
+                raise
+            self._begun.discard(position)
             await self._grow_by_edits(more, code_of(exc))
             return
-        if ts is not None:
-            post = await self._remember(ts)
-            self._stream = _Stream(post, self._line.clock(), more)
+        if ts is None:
+            self._begun.discard(position)
+            return
+        post = await self._remember(ts, position)
+        self._stream = _Stream(post, self._line.clock(), more)
 
     async def _grow_by_edits(self, text: str, why: str) -> None:
         log.info("no_stream", problem=why)
@@ -311,6 +341,12 @@ class Screen:
         self, piece: str, under: Sequence[Sequence[Block]], position: int | None = None
     ) -> None:
         """Post a message, and commit where it is."""
+        at = len(self._posts) if position is None else position
+        await self._note_opening(at)
+        mark = {
+            "event_type": _MARK,
+            "event_payload": {"message": self._message.id, "position": at},
+        }
 
         async def call(blocks: Sequence[Block]) -> str:
             answer = await self._line.courier.deliver(
@@ -320,6 +356,7 @@ class Screen:
                     thread_ts=self._place.thread,
                     text=piece,
                     blocks=[markdown(piece), *blocks],
+                    metadata=mark,
                     unfurl_links=False,
                     unfurl_media=False,
                 ),
@@ -327,7 +364,7 @@ class Screen:
             )
             return str(answer["ts"])
 
-        await self._remember(await self._first_taken(under, call), position)
+        await self._remember(await self._first_taken(under, call), at)
 
     async def _delete(self, post: Post) -> None:
         try:
@@ -335,17 +372,21 @@ class Screen:
         except PASSING as exc:
             log.info("post_not_deleted", post=post.id, error=type(exc).__name__)
 
-    async def _note_opening(self) -> None:
-        """Commit that a stream is about to be begun: where it stands is known only afterwards."""
-        post = Post(self._place.room, self._message.id, "opening")
-        await self._line.posts.add(self._message.conversation_id, self._message.id, post)
+    async def _note_opening(self, position: int) -> None:
+        """Commit that something is about to be posted: where it stands is known only afterwards."""
+        name = f"{self._message.id}+{position}" if position else self._message.id
+        self._begun.add(position)
+        await self._commit(Post(self._place.room, name, "opening", position))
 
-    async def _remember(self, ts: str, position: int | None = None) -> Post:
-        at = len(self._posts) if position is None else position
-        post = Post(self._place.room, ts, "answer", at)
-        await self._line.posts.add(self._message.conversation_id, self._message.id, post)
-        self._posts[at : at + 1] = [post]
+    async def _remember(self, ts: str, position: int) -> Post:
+        post = Post(self._place.room, ts, "answer", position)
+        await self._commit(post)
+        self._begun.discard(position)
+        self._posts[position : position + 1] = [post]
         return post
+
+    async def _commit(self, post: Post) -> None:
+        await self._line.posts.add(self._message.conversation_id, self._message.id, post)
 
     async def _first_taken(
         self, choices: Sequence[Sequence[Block]], call: Callable[[Sequence[Block]], Awaitable[T]]

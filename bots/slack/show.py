@@ -120,17 +120,16 @@ class Answers:
 
     async def _screen(self, message: UserMessage) -> Screen:
         key = (message.conversation_id, message.id)
-        posts = await self._posts.of(*key)
         screen = Screen(
             self._line,
             message,
             place_from(message.conversation_id),
             self._people.user_of(message.user_id),
-            posts,
+            await self._posts.of(*key),
+            await self._posts.of(*key, "opening"),
             self._pace.rotate_seconds,
         )
-        if not posts and await self._posts.of(*key, "opening"):
-            await screen.reclaim()
+        await screen.reclaim()
         return screen
 
     @asynccontextmanager

@@ -41,6 +41,7 @@ class Shown:
     streaming: bool = False
     streamed: bool = False
     only_for: str = ""
+    metadata: Json = field(default_factory=dict)
     earlier: list[str] = field(default_factory=list)
 
     @property
@@ -109,6 +110,7 @@ class FakeSlack:
         self.feedback_buttons_known = True
         self.address = ""
         self._refusals: dict[str, list[Refusal | None]] = defaultdict(list)
+        self._lost: dict[str, list[Refusal | None]] = defaultdict(list)
         self._numbers = itertools.count(1)
         self._last_ts = 0.0
         self._changed = asyncio.Condition()
@@ -317,6 +319,10 @@ class FakeSlack:
         """Answer the next calls of a method like this; None closes the connection instead."""
         self._refusals[method] += refusals
 
+    def lose(self, method: str, *answers: Refusal | None) -> None:
+        """Do what the next calls of a method ask for, and answer all the same like `refuse`."""
+        self._lost[method] += answers
+
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait until something is so; it is asked again after every call."""
         async with asyncio.timeout(self.patience_seconds), self._changed:
@@ -366,15 +372,10 @@ class FakeSlack:
         try:
             if request.headers.get("Authorization") != f"Bearer {wanted}":
                 raise Refusal("invalid_auth")
-            if refusals := self._refusals[method]:
-                refusal = refusals.pop(0)
-                if refusal is None:
-                    assert request.transport is not None
-                    request.transport.abort()
-                    return web.Response()
-                raise refusal
+            _fail(self._refusals[method], request)
             name = f"_{method.replace('.', '_')}"
             result = await getattr(self, name, self._anything)(values)
+            _fail(self._lost[method], request)
         except Refusal as exc:
             body = {"ok": False, "error": exc.error}
             return web.json_response(body, status=exc.status, headers=exc.headers)
@@ -426,8 +427,10 @@ class FakeSlack:
 
     async def _conversations_replies(self, values: Json) -> Json:
         thread = (values["channel"], values["ts"])
+        whole = str(values.get("include_all_metadata", "")).lower() in ("1", "true")
         ours = [
             {"ts": one.ts, "bot_id": BOT_ID, "user": BOT_USER, "text": one.text}
+            | ({"metadata": one.metadata} if whole and one.metadata else {})
             for one in self.shown
             if (one.channel, one.thread) == thread and not one.only_for
         ]
@@ -495,6 +498,7 @@ class FakeSlack:
         thread = values.get("thread_ts", "")
         shown = Shown(values["channel"], self._new_ts(), thread, values["text"])
         shown.blocks = self._checked(values.get("blocks", []))
+        shown.metadata = values.get("metadata", {})
         self.shown.append(shown)
         return {"ts": shown.ts, "channel": shown.channel}
 
@@ -549,6 +553,17 @@ class FakeSlack:
     async def _note(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _fail(refusals: list[Refusal | None], request: web.Request) -> None:
+    """Raise the next of the refusals, if there is one; None closes the connection, too."""
+    if not refusals:
+        return
+    refusal = refusals.pop(0)
+    if refusal is None:
+        assert request.transport is not None
+        request.transport.abort()
+    raise refusal or Refusal("nobody_hears_this")
 
 
 async def _values(request: web.Request) -> Json:
