@@ -253,6 +253,11 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "那我应该怎么回答？请直接回复这条消息。",
         "en": "What should I have said? Please reply to this message.",
     },
+    # Begins with the name: it becomes a mention.
+    "ask_correction_of": {
+        "zh": "{name}，那我应该怎么回答？请直接回复这条消息。",
+        "en": "{name}, what should I have said? Please reply to this message.",
+    },
     "correction_hint": {"zh": "写下更好的回答", "en": "A better answer"},
     "correction_words": {
         "zh": "请用文字写下更好的回答，回复刚才那条消息。",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from telegram import MessageEntity
+from telegram import MessageEntity, User
 from telegram.constants import MessageEntityType
 
-from bots.markup import Style, Styled
+from bots.markup import Style, Styled, utf16_length
 
 _ENTITIES: dict[Style, str] = {
     "bold": MessageEntityType.BOLD,
@@ -24,3 +24,9 @@ def entities_of(piece: Styled) -> Sequence[MessageEntity]:
     if not entities:
         return ()
     return MessageEntity.adjust_message_entities_to_utf_16(piece.text, entities)
+
+
+def mention(user: User) -> MessageEntity:
+    """What makes a text that begins with the person's name mention them; not all have a @name."""
+    length = utf16_length(user.full_name)
+    return MessageEntity(MessageEntityType.TEXT_MENTION, 0, length, user=user)

@@ -10,6 +10,7 @@ from telegram import (
     CallbackQuery,
     ForceReply,
     Message,
+    MessageEntity,
     MessageReactionUpdated,
     ReactionType,
     ReactionTypeEmoji,
@@ -20,6 +21,7 @@ from bots.buttons import THUMBS, Thumb, Why
 from bots.duels import Asking
 from bots.metrics import Metrics
 from bots.telegram import keyboards
+from bots.telegram.entities import mention
 from bots.telegram.people import People
 from bots.telegram.place import Place, place_from
 from bots.telegram.talk import Talk
@@ -71,7 +73,8 @@ class Verdicts:
         chosen = None if place.is_group else Rating.DOWN
         self.talk.change_keyboard(place, number, keyboards.thumbs(press.reply_id, chosen))
         if press.reason is not None:
-            self.talk.errands.run(self._ask_correction(place, number, turn, language))
+            asking = self._ask_correction(place, number, turn, query.from_user, language)
+            self.talk.errands.run(asking)
 
     async def on_reaction(self, reaction: MessageReactionUpdated, update: int) -> None:
         """Commit a 👍 or 👎 that was put on an answer, and take back one that was taken off.
@@ -190,12 +193,21 @@ class Verdicts:
         self.talk.change_keyboard(place, number, keyboard)
 
     async def _ask_correction(
-        self, place: Place, number: int, turn: Turn, language: Language
+        self, place: Place, number: int, turn: Turn, user: User, language: Language
     ) -> None:
-        """Ask under the answer what we should have said; the reply to this is the correction."""
+        """Ask under the answer what we should have said; the reply to this is the correction.
+
+        In a group it opens for whom it mentions, and not for whoever wrote what it replies to: that
+        was us.
+        """
+        words, mentions = say("ask_correction", language), tuple[MessageEntity, ...]()
+        if place.is_group:
+            words = say("ask_correction_of", language, name=user.full_name)
+            mentions = (mention(user),)
         asked = await self.talk.send(
             place_from(turn.reply.conversation_id),
-            say("ask_correction", language),
+            words,
+            entities=mentions,
             markup=ForceReply(
                 selective=place.is_group, input_field_placeholder=say("correction_hint", language)
             ),

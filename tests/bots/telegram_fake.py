@@ -36,7 +36,7 @@ class Shown:
     keyboard: list[list[Json]] = field(default_factory=list)
     thread_id: int | None = None
     reply_to: int | None = None
-    force_reply: bool = False
+    force_reply: Json = field(default_factory=dict)
     earlier: list[str] = field(default_factory=list)
 
     @property
@@ -48,6 +48,16 @@ class Shown:
     def labels(self) -> list[str]:
         """What its buttons say."""
         return [button["text"] for row in self.keyboard for button in row]
+
+    def asks(self, user: int) -> bool:
+        """Whether a reply opens by itself in a person's app: selective ones only for some.
+
+        For those whom it mentions, and whoever wrote what it replies to; here that is the bot.
+        """
+        mentioned = [one["user"]["id"] for one in self.entities if one["type"] == "text_mention"]
+        return bool(self.force_reply) and (
+            not self.force_reply.get("selective") or user in mentioned
+        )
 
 
 @dataclass
@@ -455,7 +465,7 @@ class FakeTelegram:
             markup.get("inline_keyboard", []),
             values.get("message_thread_id"),
             values.get("reply_parameters", {}).get("message_id"),
-            markup.get("force_reply", False),
+            markup if markup.get("force_reply") else {},
             self.drafts.pop(values["chat_id"], []),
         )
         self.shown.append(shown)

@@ -1036,7 +1036,7 @@ async def test_a_thumb_down_leads_to_a_correction(tmp_path: Path, fake: FakeTele
         await fake.presses(f"wrong_facts:{reply}", shown)
         await fake.until(lambda: ASKED_FOR in fake.texts())
         asking = fake.shown[-1]
-        assert asking.force_reply
+        assert asking.asks(ANN)
         assert asking.reply_to == shown.message_id
         await world.telegram.errands.finished()
         await fake.replies(asking, "Brush them, never soak them.")
@@ -1104,9 +1104,11 @@ async def test_in_a_group_only_whoever_gave_the_thumb_down_corrects(
         await fake.presses(f"down:{reply}", shown)
         await fake.until(lambda: f"tone:{reply}" in shown.data)
         await fake.presses(f"tone:{reply}", shown)
-        await fake.until(lambda: ASKED_FOR in fake.texts(GROUP))
+        asked_for = say("ask_correction_of", "en", name=f"P{ANN}")
+        await fake.until(lambda: asked_for in fake.texts(GROUP))
         await world.telegram.errands.finished()
         asking = fake.shown[-1]
+        assert [asking.asks(user) for user in (ANN, BEN)] == [True, False]
         await fake.replies(asking, "I liked it.", chat=GROUP, user=BEN)
         await fake.until(lambda: say("not_your_thumb", "en") in fake.texts(GROUP))
         await fake.replies(asking, "Brush them.", chat=GROUP)

@@ -157,7 +157,7 @@ async def test_somebody_uses_all_of_telegram(
         await telegram_shows(fake, f"wrong_facts:{reply}")
         await fake.presses(f"wrong_facts:{reply}", answer)
         asking = await telegram_shows(fake, say("ask_correction", language))
-        assert asking.force_reply
+        assert asking.asks(TELEGRAM_ANN)
         await world.telegram.errands.finished()
         await fake.replies(asking, words.correction)
         await telegram_shows(fake, say("correction_thanks", language))
