@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from core.errors import SolemateError
-from core.messages import Done, Event, Replaced, UserMessage
+from core.messages import Done, Event, Queued, Replaced, UserMessage
 
 # A finished answer stays here this long for those who lost their connection; then the store has it.
 KEEP_SECONDS = 120.0
@@ -34,6 +34,11 @@ class Feed:
             self._over = isinstance(event, Done)
             self._changed.notify_all()
 
+    async def queue(self, number: int) -> None:
+        """The answer has to wait as the `number`th, unless it has begun by now."""
+        if not (self._events or self._over):
+            await self.add(Queued(number))
+
     async def fail(self, error: SolemateError) -> None:
         """There will be no answer."""
         async with self._changed:
@@ -42,7 +47,7 @@ class Feed:
             self._changed.notify_all()
 
     async def restart(self) -> None:
-        """The answer is made anew after a failed attempt: what was shown of it goes."""
+        """The answer begins, perhaps not for the first time: what was shown instead of it goes."""
         if self._events:
             await self.add(Replaced(""))
 

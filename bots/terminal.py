@@ -27,6 +27,7 @@ from core.messages import (
     Language,
     Outcome,
     Platform,
+    Queued,
     Rating,
     Replaced,
     Reply,
@@ -80,7 +81,7 @@ async def ask(expert: Expert, message: UserMessage, console: Console) -> Reply:
                 case Replaced(text):
                     answer.withdraw()
                     answer.add(text)
-                case Seen() | Found():
+                case Queued() | Seen() | Found():
                     pass
                 case Done(done):
                     reply = done

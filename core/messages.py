@@ -261,6 +261,13 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """Others are answered first: this message is the `number`th."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The photo has been read: what is in it."""
 
@@ -295,4 +302,4 @@ class Done:
     reply: Reply
 
 
-Event = Seen | Found | Delta | Replaced | Done
+Event = Queued | Seen | Found | Delta | Replaced | Done

@@ -54,6 +54,7 @@ from core.messages import (
     Language,
     Outcome,
     Platform,
+    Queued,
     Rating,
     Reason,
     Replaced,
@@ -484,6 +485,8 @@ async def _as_json(
 def _to_json(event: Event, shown: str) -> tuple[str, list[dict[str, Any]]]:
     """The text shown after this event, and what tells the caller so."""
     match event:
+        case Queued(number):
+            return shown, [{"progress": "queued", "number": number}]
         case Seen(tags):
             return shown, [{"progress": "seen", "tags": [asdict(tag) for tag in tags]}]
         case Found(passages):

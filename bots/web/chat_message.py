@@ -22,6 +22,7 @@ from core.messages import (
     Found,
     ImageTag,
     Outcome,
+    Queued,
     Replaced,
     Reply,
     Seen,
@@ -97,13 +98,16 @@ class Answer:
         with Tag("div", classes="answer", role="article", aria_label=label):
             logo()
             with Tag("div", classes="answer-body") as self._body:
-                self._show_status("reading_photo" if question.has_photos else "searching")
+                self._show_status()
                 self._text = Tag("p", classes="prose", dir="auto")
         self._suggestions: ui.element | None = None
 
     def show(self, event: Event) -> None:
         """Show one step of the answer."""
         match event:
+            case Queued(number):
+                self._doing.text = self._person.words("in_line", number=number)
+                self._announce(self._doing.text)
             case Seen(tags):
                 self._question.show_tags(tags)
                 self._doing.text = self._person.words("searching")
@@ -112,6 +116,7 @@ class Answer:
             case Delta(text):
                 self._say(self._said + text)
             case Replaced(text):
+                self._doing.text = self._first_step
                 self._say(text)
             case Done(reply):
                 self._announce(reply.text)
@@ -148,12 +153,16 @@ class Answer:
             self._suggestions.delete()
             self._suggestions = None
 
-    def _show_status(self, key: str) -> None:
+    @property
+    def _first_step(self) -> str:
+        return self._person.words("reading_photo" if self._question.has_photos else "searching")
+
+    def _show_status(self) -> None:
         with Tag("div", classes="status") as self._status:
             with Tag("span", classes="dots", aria_hidden="true"):
                 for _ in range(3):
                     Tag("i")
-            self._doing = Tag("span", self._person.words(key))
+            self._doing = Tag("span", self._first_step)
 
     def _say(self, text: str) -> None:
         self._said = text

@@ -45,13 +45,17 @@ class Desk:
 
         The message is checked and committed when this returns, before the first event. Raises
         `MessageRejected`, `ImageRejected` and `Busy` for what cannot be taken; `sender` is whose
-        limits count, by default those of the message's person.
+        limits count, by default those of the message's person. Over a backlog the first event tells
+        how many are before it.
         """
         self.engine.check(message)
         safe = [await asyncio.to_thread(self._safe, image) for image in message.images]
+        behind = await self.lanes.behind(message)
         fresh = await self.lanes.submit(replace(message, images=tuple(safe)), sender=sender)
         if fresh:
             feed = self.feeds.open(message.conversation_id, message.id)
+            if behind:
+                await feed.queue(behind + 1)
             key = (message.platform, message.conversation_id, message.id)
             return feed.follow(self._elsewhere(*key))
         return self.follow(message.platform, message.conversation_id, message.id)

@@ -40,7 +40,16 @@ from bots.web.desk import Desk
 from core.engine import Engine, Options
 from core.errors import SolemateError, StoreError
 from core.inbox import Inbox
-from core.messages import Feedback, ImageTag, Passage, Platform, Rating, Reason, Winner
+from core.messages import (
+    Feedback,
+    ImageTag,
+    Passage,
+    Platform,
+    Rating,
+    Reason,
+    UserMessage,
+    Winner,
+)
 from core.model import Sampling
 from core.notices import Notices
 from core.photos import PhotoLimits
@@ -475,6 +484,27 @@ def test_typing_a_correction_survives_another_answer(visit: Visit) -> None:
     correction.fill("还没写完")
     visitor.ask("帆布会发黄吗？")
     expect(correction).to_have_value("还没写完")
+
+
+def test_whoever_has_to_wait_is_told_their_number_until_it_is_their_turn(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def behind(_: Lanes, __: UserMessage) -> int:
+        return 3
+
+    monkeypatch.setattr(Lanes, "behind", behind)
+    visitor, number = visit("phone"), say("in_line", "zh", number=4)
+    visitor.site.model_gate(open_=False)
+    for question in ("帆布鞋怎么洗？", "洗后发黄怎么办？"):
+        visitor.box.fill(question)
+        visitor.box.press("Enter")
+        expect(visitor.box).to_have_value("")
+    expect(visitor.page.locator(".answer .status", has_text=number)).to_be_visible()
+    visitor.reload()
+    expect(visitor.page.locator(".answer .status", has_text=number)).to_be_visible()
+    visitor.site.model_gate(open_=True)
+    expect(visitor.answers).to_have_count(2)
+    expect(visitor.page.locator(".answer", has_text=number)).to_have_count(0)
 
 
 def test_a_reload_keeps_the_conversation(visit: Visit) -> None:

@@ -9,7 +9,17 @@ import pytest
 
 from bots.feeds import Feed, Feeds
 from core.errors import ImageRejected, SolemateError
-from core.messages import Delta, Done, Event, Outcome, Platform, Replaced, Reply, UserMessage
+from core.messages import (
+    Delta,
+    Done,
+    Event,
+    Outcome,
+    Platform,
+    Queued,
+    Replaced,
+    Reply,
+    UserMessage,
+)
 
 DONE = Done(Reply("r1", "c", "Hello there.", Outcome.ANSWERED, "en"))
 ANSWER = (Delta("Hello "), Delta("there."), DONE)
@@ -77,6 +87,22 @@ async def test_a_second_attempt_throws_away_what_the_first_one_showed() -> None:
     await feed.add(Delta("Half an ans"))
     await feeds.show(MESSAGE, made(ANSWER))
     assert await seen_by_a_watcher(feed) == [Delta("Half an ans"), Replaced(""), *ANSWER]
+
+
+async def test_a_number_in_the_queue_stands_until_the_answer_begins() -> None:
+    feeds = Feeds()
+    feed = feeds.open("c", "m1")
+    await feed.queue(4)
+    await feeds.show(MESSAGE, made(ANSWER))
+    assert await seen_by_a_watcher(feed) == [Queued(4), Replaced(""), *ANSWER]
+
+
+async def test_an_answer_that_has_begun_has_no_number_in_the_queue() -> None:
+    feed = Feed()
+    for event in ANSWER:
+        await feed.add(event)
+        await feed.queue(4)
+    assert await seen_by_a_watcher(feed) == list(ANSWER)
 
 
 async def test_an_apology_ends_the_feed_without_the_cause() -> None:
