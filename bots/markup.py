@@ -79,7 +79,11 @@ def styled(markdown: str) -> Styled:
 
 
 def with_sources(answer: Styled, sources: Sequence[Source], language: Language) -> Styled:
-    """The answer with the titles of its sources under it."""
+    """The answer with the titles of its sources under it; never without a character.
+
+    An empty link and a picture are all that some answers consist of.
+    """
+    answer = answer if answer.text.strip() else Styled("…")
     if not sources:
         return answer
     titles = dict.fromkeys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,13 @@ def test_sources_stand_under_the_answer() -> None:
 
 def test_an_answer_without_sources_stays_as_it_is() -> None:
     assert with_sources(Styled("Hello."), (), "zh") == Styled("Hello.")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "[](https://a.b)", "![](https://a.b/c)", "```\n```"])
+def test_an_answer_of_nothing_but_marks_can_be_shown(text: str) -> None:
+    source = Source("1", "Canvas", "…", "ours")
+    assert with_sources(styled(text), (), "en") == Styled("…")
+    assert with_sources(styled(text), [source], "en").text.startswith("…\n\nSources (1)")
 
 
 def test_a_long_text_is_parted_between_paragraphs() -> None:

@@ -81,6 +81,10 @@ def test_a_stream_only_ever_grows_into_the_whole(text: str, cuts: list[int]) -> 
         assert shown(text).startswith(out)
 
 
+def test_an_answer_of_nothing_but_marks_can_be_shown() -> None:
+    assert shown("![](https://evil.example/p.png)") == "…"
+
+
 def test_styles_become_slacks_markdown() -> None:
     text = "## Care\n- **brush**\n- dry\n\n`a < b` 2 * 3 snake_case"
     assert shown(text) == "**Care**\n• **brush**\n• dry\n\n`a &lt; b` 2 \\* 3 snake\\_case"
