@@ -1,4 +1,4 @@
-"""Two answers in one message, and the buttons that pick the better one.
+"""Two answers side by side, in more than one message where they are long; buttons pick the better.
 
 In a group all can read them, but only whoever asked can pick: a duel replies to their question.
 """
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from telegram import CallbackQuery
 
 from bots.buttons import Pick
-from bots.markup import Span, Styled, styled, with_sources
+from bots.markup import Span, Styled, split, styled, with_sources
 from bots.telegram import keyboards
 from bots.telegram.entities import entities_of
 from bots.telegram.people import People
 from bots.telegram.place import Place, number_in, place_from
+from bots.telegram.show import LIMIT
 from bots.telegram.talk import Talk
 from core.duels import Duel, Duels
 from core.errors import NotFound
@@ -38,18 +39,20 @@ class Comparisons:
         return True
 
     async def show(self, duel: Duel) -> None:
-        """Send both answers with their buttons."""
+        """Send both answers, with the buttons under their end."""
         language = await self.store.chosen_language(duel.user_id) or duel.a.language
-        whole = _side_by_side(duel, language)
         place = place_from(duel.conversation_id)
         question = (await self.store.turn(duel.reply_id)).message_id if place.is_group else ""
-        await self.talk.send(
-            place,
-            whole.text,
-            entities=entities_of(whole),
-            markup=keyboards.duel(duel, language, can_switch_off=not place.is_group),
-            reply_to=number_in(question),
-        )
+        keyboard = keyboards.duel(duel, language, can_switch_off=not place.is_group)
+        pieces = split(_side_by_side(duel, language), LIMIT)
+        for position, piece in enumerate(pieces):
+            await self.talk.send(
+                place,
+                piece.text,
+                entities=entities_of(piece),
+                markup=keyboard if position == len(pieces) - 1 else None,
+                reply_to=None if position else number_in(question),
+            )
 
     async def on_pick(self, query: CallbackQuery, pick: Pick, place: Place) -> None:
         """Commit what was picked, then acknowledge it and mark the button."""

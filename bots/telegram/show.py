@@ -29,7 +29,7 @@ from bots.duels import Asking
 from bots.growing import watch
 from bots.markup import Styled, split, styled, utf16_length, with_sources
 from bots.telegram.calls import Drafts, read_error
-from bots.telegram.entities import entities_of
+from bots.telegram.entities import entities_of, styled_or_plain
 from bots.telegram.keyboards import thumbs
 from bots.telegram.place import Place, number_of, place_from
 from bots.telegram.talk import NO_PREVIEW
@@ -320,21 +320,18 @@ class Answers:
         piece: Styled,
         call: Callable[[Sequence[MessageEntity]], Awaitable[T]],
     ) -> T:
-        """Call with the piece's entities; without them where Telegram cannot read them.
+        """Call with the piece's entities, or without them.
 
         A call that may have arrived is made again: a placeholder that stays, or an
         answer that comes twice, is better than none.
         """
-        entities = entities_of(piece)
-        try:
+
+        async def deliver(entities: Sequence[MessageEntity]) -> T:
             return await self._courier.deliver(
                 place.chat_id, lambda: call(entities), repeatable=True
             )
-        except BadRequest as exc:
-            if not entities or "entit" not in exc.message.lower():
-                raise
-            log.warning("entities_refused", problem=exc.message)
-        return await self._courier.deliver(place.chat_id, lambda: call(()), repeatable=True)
+
+        return await styled_or_plain(entities_of(piece), deliver)
 
 
 def _draft_id(message: UserMessage) -> int:

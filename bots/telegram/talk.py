@@ -18,6 +18,7 @@ from telegram.error import BadRequest
 
 from bots.courier import Call, Courier
 from bots.errands import Errands
+from bots.telegram.entities import styled_or_plain
 from bots.telegram.place import Place
 
 log = structlog.get_logger()
@@ -54,18 +55,21 @@ class Talk:
             else None
         )
 
-        async def call() -> Message:
+        async def call(styles: Sequence[MessageEntity]) -> Message:
             return await self._bot.send_message(
                 place.chat_id,
                 text,
-                entities=entities,
+                entities=styles,
                 message_thread_id=place.thread_id or None,
                 reply_markup=markup,
                 reply_parameters=reply,
                 link_preview_options=NO_PREVIEW,
             )
 
-        return await self._courier.deliver(place.chat_id, call, repeatable=True)
+        async def deliver(styles: Sequence[MessageEntity]) -> Message:
+            return await self._courier.deliver(place.chat_id, lambda: call(styles), repeatable=True)
+
+        return await styled_or_plain(entities, deliver)
 
     def notice(self, query_id: str, text: str = "") -> None:
         """Tell Telegram that a press was taken, with a line for the person."""
