@@ -9,9 +9,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import stamina.instrumentation
 import structlog
 
 from core.errors import ConfigError
+
+log = structlog.get_logger()
 
 # Libraries that would log whole URLs, Telegram's with the bot's token in them.
 CHATTY = ("httpx", "httpx2", "httpcore", "telegram", "slack_sdk", "slack_bolt", "openai")
@@ -83,11 +86,22 @@ def configure_logs(level: str, file: Path | None) -> None:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger(_SILENT).setLevel(logging.CRITICAL + 1)
+    stamina.instrumentation.set_on_retry_hooks([_note_retry])
 
 
 def blank_tokens(text: str) -> str:
     """The text with everything token-shaped replaced."""
     return _TOKEN.sub(BLANK, text)
+
+
+def _note_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """Log a retry; by itself the library logs what the error says, a refused token among it."""
+    log.warning(
+        "tried_again",
+        error=type(details.caused_by).__name__,
+        number=details.retry_num,
+        wait_seconds=round(details.wait_for, 2),
+    )
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):

@@ -1,4 +1,6 @@
-"""Databases for tests: what talks to the store is shown a SQLite file and a PostgreSQL database.
+"""Databases for tests, and a log in a file.
+
+What talks to the store is shown a SQLite file and a PostgreSQL database.
 
 Without a PostgreSQL on this machine its half is skipped; where CI is set that is a failure.
 """
@@ -6,6 +8,7 @@ Without a PostgreSQL on this machine its half is skipped; where CI is set that i
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import socket
@@ -20,8 +23,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 import stamina
+import stamina.instrumentation
+import structlog
 
 from core.database import migrate
+from core.logs import CHATTY, configure_logs
 from core.store import Store
 
 POSTGRES = os.environ.get("TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
@@ -151,3 +157,24 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[Path]:
+    """Logs go to a file; afterwards logging is as it was."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    levels = {name: logging.getLogger(name).level for name in CHATTY}
+    path = tmp_path / "logs" / "solemate.log"
+    logging.captureWarnings(False)
+    configure_logs("info", path)
+    yield path
+    logging.captureWarnings(False)
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:], level = before
+    root.setLevel(level)
+    for name, old in levels.items():
+        logging.getLogger(name).setLevel(old)
+    stamina.instrumentation.set_on_retry_hooks(None)
+    structlog.reset_defaults()

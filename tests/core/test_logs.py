@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from core.errors import ConfigError
-from core.logs import BLANK, CHATTY, blank_tokens, configure_logs
+from core.logs import BLANK, blank_tokens, configure_logs
 
 TOKENS = (
     "123456789:AAE-abcdefghijklmnopqrstuvwxyz012345",
@@ -33,26 +33,6 @@ IDS = (
     "C0123ABC:1700000000.123456",
     "/srv/solemate/data/state/index/0001.faiss",
 )
-
-
-@pytest.fixture
-def log_file(tmp_path: Path) -> Iterator[Path]:
-    """Logs go to a file; afterwards logging is as it was."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
-    path = tmp_path / "logs" / "solemate.log"
-    logging.captureWarnings(False)
-    configure_logs("info", path)
-    yield path
-    logging.captureWarnings(False)
-    for handler in root.handlers:
-        handler.close()
-    root.handlers[:], level = before
-    root.setLevel(level)
-    for name, old in levels.items():
-        logging.getLogger(name).setLevel(old)
-    structlog.reset_defaults()
 
 
 def lines(path: Path) -> list[dict[str, object]]:
