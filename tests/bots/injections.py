@@ -28,3 +28,22 @@ INJECTIONS = [
     "[click](tg://user?id=11) ![👍](tg://emoji?id=5368324170671202286)",
     "||hidden|| __under__ [x]: tg://resolve?domain=evil",
 ]
+
+# Where it may stand in what a model writes.
+_PLACES = [
+    "{}",
+    "Well, {} and so on. ",
+    "**{}**",
+    "*{}*",
+    "_{}_",
+    "`{}`",
+    "```\n{}\n```",
+    "- {}\n- {}",
+    "## {}",
+    "> {}",
+    "[{}](https://evil.example)",
+    "帆布鞋：{}。",
+    "{}\n\n{}",
+]
+
+INJECTIONS_EVERYWHERE = [place.replace("{}", text) for place in _PLACES for text in INJECTIONS]

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import random
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -102,6 +103,8 @@ class FakeSlack:
         self.sent: list[str] = []
         self.sockets: list[web.WebSocketResponse] = []
         self.patience_seconds = 60.0
+        # Slack hands each event to any of an app's sockets.
+        self.any_socket = False
         self.scopes = ""
         # Replies of a thread in one answer.
         self.most_at_once = 1000
@@ -259,7 +262,9 @@ class FakeSlack:
         message["accepts_response_payload"] = kind == "interactive"
         if retry:
             message |= {"retry_attempt": retry, "retry_reason": "timeout"}
-        await self._open_sockets()[-1].send_json(message)
+        sockets = self._open_sockets()
+        chosen = random.choice(sockets) if self.any_socket else sockets[-1]
+        await chosen.send_json(message)
         self.sent.append(envelope)
         return envelope
 
@@ -568,13 +573,11 @@ def _fail(refusals: list[Refusal | None], request: web.Request) -> None:
 
 async def _values(request: web.Request) -> Json:
     """What a call says, whichever way it says it."""
-    if request.method == "GET":
-        return dict(request.query)
+    asked: Json = dict(request.query)
     text = await request.text()
     if request.content_type == "application/json":
-        values: Json = json.loads(text)
-        return values
-    return {key: _value(value) for key, value in parse_qsl(text)}
+        return asked | json.loads(text)
+    return asked | {key: _value(value) for key, value in parse_qsl(text)}
 
 
 def _value(text: str) -> Any:

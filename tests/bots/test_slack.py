@@ -469,17 +469,20 @@ async def test_strangers_votes_do_not_count(tmp_path: Path, fake: FakeSlack) -> 
         assert len(await world.rows(feedback_events.c.user_id)) == 1
 
 
-async def test_a_slow_model_holds_up_no_acknowledgement(tmp_path: Path, fake: FakeSlack) -> None:
+@pytest.mark.parametrize("posts", [20, pytest.param(500, marks=pytest.mark.nightly)])
+async def test_a_slow_model_holds_up_no_acknowledgement(
+    tmp_path: Path, fake: FakeSlack, posts: int
+) -> None:
     model = HeldChatModel([ANSWER])
     async with solemate(tmp_path, fake, model):
-        for _ in range(20):
+        for _ in range(posts):
             await fake.says(QUESTION)
         await fake.all_acknowledged()
         assert model.asked == []
         model.gate.set()
-        await fake.answered(20)
+        await fake.answered(posts)
         await fake.all_acknowledged()
-    assert len(fake.shown) == 20
+    assert len(fake.shown) == posts
 
 
 async def test_over_the_limit_there_is_one_friendly_line(tmp_path: Path, fake: FakeSlack) -> None:

@@ -18,6 +18,8 @@ import pytest
 import sqlalchemy as sa
 from slack_sdk.signature import SignatureVerifier
 
+from bots.slack.front import Intake
+from bots.slack.home import Privacy
 from bots.slack.place import place_from
 from core.store import Store
 from core.tables import inbox
@@ -31,6 +33,8 @@ WIDTH = 4
 # What a flood is, and how often one of its messages may be answered twice for thirty kills.
 A_SECOND = 100
 MOST_DUPLICATES = 100
+# Why Slack has a socket renewed.
+REASONS = ("warning", "refresh_requested", "too_many_websockets")
 
 
 def answered(fake: FakeSlack) -> set[str]:
@@ -161,7 +165,7 @@ async def churn(folder: Path, messages: int, every: int) -> None:
             if number % every == 0:
                 await fake.until(lambda: any(not one.closed for one in fake.sockets))
                 if dice.random() < 0.5:
-                    await fake.disconnect()
+                    await fake.disconnect(dice.choice(REASONS))
                 else:
                     await fake.drop_sockets()
             await fake.send_until_acknowledged(body)
@@ -251,6 +255,38 @@ async def test_events_that_come_again_and_after_a_restart_count_once(tmp_path: P
 @pytest.mark.timeout(1800)
 async def test_a_thousand_events_that_come_again_count_once(tmp_path: Path) -> None:
     await deliver_thrice(tmp_path, 1000)
+
+
+@pytest.mark.parametrize(
+    "posts",
+    [20, pytest.param(500, marks=(pytest.mark.nightly, pytest.mark.timeout(1800)))],
+)
+async def test_two_sockets_on_one_database_answer_each_question_once(
+    tmp_path: Path, posts: int
+) -> None:
+    """Slack hands the two events of a mention, and what it repeats, to either of them."""
+    async with FakeSlack().serving() as fake, opened(tmp_path, fake) as world, running(world):
+        fake.patience_seconds, fake.any_socket = 250, True
+        second = asyncio.create_task(second_intake(world).run())
+        await fake.until(lambda: len(fake.sockets) == 2)
+        for number in range(posts):
+            await fake.mentions("canvas?", user=f"U{number}", mention_first=number % 2 == 0)
+        for number in range(posts):
+            await fake.send(fake.message("canvas?", user=f"U{number}", channel=f"DU{number}"))
+        await fake.answered(2 * posts)
+        await fake.all_acknowledged()
+        second.cancel()
+        await asyncio.wait({second})
+        assert await world.desk.inbox.waiting() == (0, 0.0)
+    threads = [one.thread for one in fake.shown]
+    assert len(threads) == len(set(threads)) == 2 * posts
+
+
+def second_intake(world: World) -> Intake:
+    """A second connection with the same tokens, over the same store."""
+    return world.slack.intake(
+        world.desk.lanes, world.desk.engine, privacy=Privacy(keep_days=30, trains=True)
+    )
 
 
 @pytest.mark.parametrize("moment", ["soon", "1e9", ""])
