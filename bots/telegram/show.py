@@ -122,9 +122,10 @@ class Answers:
     async def apologise(self, message: UserMessage, error: SolemateError | None) -> None:
         """Say it in the placeholder where there is one."""
         words = apology(error or SolemateError("The message failed."), _language(message))
-        posts = await self._posts.of(message.conversation_id, message.id)
         with reaching(read_error):
-            await self._put(message, posts, 0, Styled(words), None)
+            async with self._alone(message):
+                posts = await self._posts.of(message.conversation_id, message.id)
+                await self._put(message, posts, 0, Styled(words), None)
 
     async def over(self, message: UserMessage) -> None:
         """Wait until nothing is being shown for the message any more."""

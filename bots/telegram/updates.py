@@ -183,14 +183,19 @@ class Updates:
     async def _submit(self, message: Message, part: UserMessage) -> None:
         """Commit a question, or a photo of an album, and say so where it has to wait."""
         self.engine.check(part)
-        sent_at = message.date.timestamp()
-        if message.media_group_id:
-            number = str(message.message_id)
-            await self.lanes.join(part, number, hold_seconds=self.album_seconds, sent_at=sent_at)
-            return
         behind = await self.lanes.behind(part)
-        if await self.lanes.submit(part, sent_at=sent_at) and behind:
+        if await self._commit(message, part) and behind:
             self.talk.errands.run(self.answers.announce(part, behind + 1))
+
+    async def _commit(self, message: Message, part: UserMessage) -> bool:
+        """Whether a question has come with it that was not here before."""
+        sent_at = message.date.timestamp()
+        if not message.media_group_id:
+            return await self.lanes.submit(part, sent_at=sent_at)
+        number, hold = str(message.message_id), self.album_seconds
+        known = await self.inbox.knows(part.platform, part.conversation_id, part.id)
+        joined = await self.lanes.join(part, number, hold_seconds=hold, sent_at=sent_at)
+        return joined and not known
 
     async def _to_user_message(self, message: Message, user: User, place: Place) -> UserMessage:
         """Raises `ImageRejected` for a photo that is too large."""

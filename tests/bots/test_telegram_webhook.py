@@ -17,10 +17,11 @@ from starlette.applications import Starlette
 
 from bots.telegram.webhook import MAX_BODY_BYTES, PATH, SECRET_HEADER, Hook, Webhook, check_hook
 from core.errors import ConfigError, StoreError
+from core.messages import Platform, UserMessage
 from core.tables import feedback_events, inbox, turns
 from core.wording import say
 from tests.bots.telegram_fake import BEN, FakeTelegram, Json
-from tests.bots.telegram_world import World, jpeg, opened
+from tests.bots.telegram_world import CONVERSATION, World, jpeg, opened, person
 
 SECRET = "s" * 40
 HOOK = Hook(f"https://shoes.example{PATH}", SECRET)
@@ -248,6 +249,34 @@ async def test_over_a_backlog_people_are_told_their_number(
         async with caller.world.desk.lanes.running():
             await fake.answered(2)
     assert len(fake.texts(BEN)) == 1
+
+
+async def test_over_a_backlog_an_album_is_told_its_number_once(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bots.lanes.BACKLOG_SECONDS", -1.0)
+    async with called(tmp_path, fake) as caller:
+        assert await caller.says(QUESTION) == 200
+        for number in range(3):
+            photo = fake.photo(jpeg(40 + number))
+            more = {"caption": QUESTION} if number == 0 else {}
+            album = {"media_group_id": "9", "photo": photo, "user": BEN, "chat": BEN, **more}
+            assert await caller.says(**album) == 200
+            await caller.world.telegram.errands.finished()
+        assert fake.texts(BEN) == [say("in_line", "en", number=2)]
+        async with caller.world.desk.lanes.running():
+            await fake.answered(2)
+    assert len(fake.texts(BEN)) == 1
+
+
+async def test_an_apology_stands_where_the_number_in_the_queue_stood(
+    tmp_path: Path, fake: FakeTelegram
+) -> None:
+    asked = UserMessage("7", Platform.TELEGRAM, CONVERSATION, person(), QUESTION)
+    async with opened(tmp_path, fake) as world:
+        answers = world.telegram.answers
+        await asyncio.gather(answers.announce(asked, 4), answers.apologise(asked, None))
+    assert fake.texts() == [say("failed", "en")]
 
 
 @pytest.mark.parametrize("secret", ["", "short", "s" * 31, "s" * 257, "s" * 40 + "!"])
