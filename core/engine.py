@@ -49,7 +49,7 @@ from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
 from core.quantities import holds, quantities
 from core.retrieval import Query, Relevance, Retrieved, Retriever
-from core.smalltalk import DISTRESS, asks_what_is_seen, has_words, small_talk
+from core.smalltalk import DISTRESS, WEATHER, asks_what_is_seen, has_words, small_talk
 from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
@@ -272,7 +272,7 @@ class Engine:
         if draft.jpegs and kind != DISTRESS and (kind or not has_words(text)):
             return self._seen(draft), Outcome.CLARIFY
         if kind:
-            return say(kind, language), Outcome.ANSWERED
+            return say(kind, language), Outcome.REFUSED if kind == WEATHER else Outcome.ANSWERED
         if not has_words(text):
             return say("no_words", language), Outcome.CLARIFY
         return None

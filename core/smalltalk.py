@@ -37,6 +37,20 @@ _DISTRESS = re.compile(
     r"|\b(want|going) to die\b",
     re.IGNORECASE,
 )
+# The one question that everybody tries, and whose words stand in entries on rainy days.
+WEATHER = "weather"
+_DAY = r"(今天|今晚|明天|明早|明晚|后天|大后天|周末|[这下]?周[一二三四五六日末]|最近|这几天|现在)"
+_WHEN = r"( (today|tonight|now|tomorrow|later|this week(end)?|next week|on \w+day))"
+_WHERE = r"( in (?!my |the |these |this )[a-z ]{1,20})"
+_WEATHER = re.compile(
+    rf"(?!.*[鞋靴穿])(请问)?{_DAY}?[一-鿿]{{0,4}}?{_DAY}?"
+    r"((会不会|会|要不要|要)(下雨|下雪|刮风|打雷|降温)[了的]?[吗么嘛]?|(下雨|下雪|刮风)了?[吗么不没]"
+    r"|的?(天气|气温)(怎么?样|咋样|如何|好[吗不]))[呢啊呀]?"
+    rf"|(?=.*{_DAY})[一-鿿]{{2,8}}?(冷不冷|热不热|[冷热][吗么]|多少度|几度)[呢啊呀]?"
+    rf"|((will|is) it (going to )?(rain|snow)(ing)?|(what|how)(['’]?s| is| will) the weather( be)?"
+    rf"( like)?){_WHERE}?{_WHEN}*{_WHERE}?",
+    re.IGNORECASE,
+)
 # A question that nothing but its photo answers: the whole text, so that "what colour is this, and
 # how do I wash it?" is looked up.
 _LOOK = (
@@ -84,7 +98,7 @@ _PUNCTUATION = re.compile(r"[\s。．.!！?？~～,，、…]+")
 
 
 def small_talk(text: str) -> str | None:
-    """The key of the sentence that answers this greeting, thanks, goodbye or complaint, or None.
+    """The key of the sentence that answers this greeting, thanks, complaint or the like, or None.
 
     Of several, as in "谢谢，再见", the last one counts. Words of somebody in distress are answered
     whatever they ask.
@@ -93,6 +107,8 @@ def small_talk(text: str) -> str | None:
         return DISTRESS
     parts = [part for part in _PUNCTUATION.split(text.strip()) if part]
     plain = " ".join(parts)
+    if _WEATHER.fullmatch(plain):
+        return WEATHER
     for kind, pattern in _KINDS.items():
         if plain and pattern.fullmatch(plain):
             return kind

@@ -29,6 +29,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "somebody you trust now, or call a crisis line (988 in the US and Canada, 116 123 in the "
         "UK and Ireland). In danger, call the emergency number.",
     },
+    "weather": {
+        "zh": "天气我看不了，我只懂鞋。下雨天穿什么鞋，倒可以问我。",
+        "en": "I cannot see the weather, I only know shoes; but ask me what to wear in the rain.",
+    },
     "refused": {
         "zh": "这个我的资料里没有，不敢乱说。换个说法，或者问问别的鞋类问题吧。",
         "en": "My notes do not cover that, and I will not guess. Try other words, or ask me "

@@ -26,6 +26,12 @@ DATA = Path(__file__).parent.parent.parent / "data"
         ("你好笨啊", "complaint"),
         ("That's wrong.", "complaint"),
         ("your answer is nonsense", "complaint"),
+        ("明天北京会下雨吗", "weather"),
+        ("北京明天冷不冷？", "weather"),
+        ("今天天气怎么样", "weather"),
+        ("你好，上海今天多少度", "weather"),
+        ("Will it rain in London tomorrow?", "weather"),
+        ("What's the weather like this weekend?", "weather"),
         ("怎样用鞋带自杀", "distress"),
         ("我不想活了，鞋也不想买了", "distress"),
         ("I want to kill myself", "distress"),
@@ -46,6 +52,11 @@ def test_small_talk_has_its_sentence(text: str, kind: str) -> None:
         "左右脚大小不对",
         "鞋带系错了怎么办",
         "走得累死了穿什么鞋",
+        "明天下雨，穿什么鞋好",
+        "下雨天穿鞋会滑吗",
+        "水温多少度",
+        "怕冷吗",
+        "Will it rain in my boots?",
         "Is it wrong to wash suede?",
     ],
 )
@@ -54,12 +65,17 @@ def test_a_question_with_a_greeting_is_a_question(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["questions.jsonl", "eval/retrieval.jsonl", "eval/unanswerable.jsonl"]
+    ("file", "kinds"),
+    [
+        ("questions.jsonl", set()),
+        ("eval/retrieval.jsonl", set()),
+        ("eval/unanswerable.jsonl", {"weather"}),
+    ],
 )
-def test_no_question_is_small_talk(file: str) -> None:
+def test_no_question_is_small_talk(file: str, kinds: set[str]) -> None:
     lines = (DATA / file).read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["question"] for line in lines]
-    assert [question for question in questions if small_talk(question)] == []
+    found = {small_talk(json.loads(line)["question"]) for line in lines}
+    assert found - {None} == kinds
 
 
 @pytest.mark.parametrize(
