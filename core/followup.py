@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.messages import ImageTag, Outcome, Turn
+from core.smalltalk import asks_what_is_seen
 
 # A question that opens like this goes on from the one before.
 _GOES_ON = re.compile(
@@ -37,6 +38,13 @@ _AT_PHOTO = re.compile(
     r"|\b(this|these)\b(?! (days?|week|weekend|month|year|time|spring|summer|autumn|fall|winter))",
     re.IGNORECASE,
 )
+# Words that point at a photo, also at one of a while ago.
+_OF_PHOTO = re.compile(
+    r"照片|图片|[这那][张个]?图|图[里中上]"
+    r"|\b(in|on|of) (the|this|that|my) (photo|picture|pic|image)\b",
+    re.IGNORECASE,
+)
+_COLOUR = re.compile(r"色|\bcolou?r", re.IGNORECASE)
 _SHORT = 12
 # … and names nothing in front of that word, nor describes it ("那种没带子的"), nor uses it for
 # nothing ("is it safe to").
@@ -80,14 +88,23 @@ class Resolved:
 def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Resolved:
     """Complete a follow-up from the turns before it; other questions come back as they are.
 
-    Rules in order: an answer to our "did you mean" picks that topic for the question asked then;
-    a bare yes repeats the last question; one that points at its own new photo ("这双", "these")
-    takes nothing from before; a question that points back ("它", "what about …") is searched
-    together with the last topic and keeps the last photo's tags.
+    Rules in order: what asks only what a photo shows is about the last one; an answer to our "did
+    you mean" picks that topic for the question asked then; a bare yes repeats the last question;
+    one that points at its own new photo ("这双", "these") takes nothing from before; a question
+    that points back ("它", "what about …") is searched together with the last topic and keeps the
+    last photo's tags. Greetings, thanks and the like in between change nothing.
     """
+    turns = [turn for turn in turns if not _is_small_talk(turn)]
     if not turns:
         return Resolved(text, text, tags)
     last = turns[-1]
+    if not tags and _OF_PHOTO.search(text):
+        tags = _last_seen(turns)
+    # Of what was answered about, the photo shows the colour: "它是什么材质" is looked up.
+    if asks_what_is_seen(text) and (_COLOUR.search(text) or not last.reply.sources):
+        tags = tags or last.reply.tags
+        if tags:
+            return Resolved(text, text, tags)
     if last.reply.outcome is Outcome.CLARIFY:
         if (choice := chosen(text, last.reply.suggestions)) is not None:
             return Resolved(_joined(last.question, choice), choice, last.reply.tags)
@@ -131,6 +148,16 @@ def _is_new(tags: tuple[ImageTag, ...], turns: Sequence[Turn]) -> bool:
     """Whether a photo with these tags came just now; the same photo again has the same tags."""
     again = tags == turns[-1].reply.tags or any(turn.photo_again for turn in turns)
     return bool(tags) and not again
+
+
+def _is_small_talk(turn: Turn) -> bool:
+    """Whether nothing was searched for, and nothing asked back."""
+    return not turn.query and turn.reply.outcome is not Outcome.CLARIFY
+
+
+def _last_seen(turns: Sequence[Turn]) -> tuple[ImageTag, ...]:
+    """The tags of the last photo in the conversation."""
+    return next((turn.reply.tags for turn in reversed(turns) if turn.reply.tags), ())
 
 
 def _topic(turns: Sequence[Turn]) -> str:

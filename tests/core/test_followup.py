@@ -167,6 +167,43 @@ def test_what_was_not_offered_is_not_picked(text: str) -> None:
     assert chosen(text, ("麂皮", "鞋垫")) is None
 
 
+@pytest.mark.parametrize("text", ["是什么颜色", "它是什么颜色？", "What colour is it?"])
+def test_what_a_photo_shows_may_be_asked_later(text: str) -> None:
+    """Also after an answer, and after a greeting in between."""
+    photo = turn("", outcome=Outcome.CLARIFY, tags=(BLUE,))
+    washed = turn("怎么洗", source="帆布鞋清洗", tags=(BLUE,))
+    thanks = replace(turn("谢谢"), query="")
+    for turns in ((photo,), (photo, washed), (photo, thanks), (photo, washed, thanks)):
+        assert resolve(text, turns, ()) == Resolved(text, text, (BLUE,))
+
+
+def test_what_else_an_answer_is_about_is_no_matter_of_the_photo() -> None:
+    answered = turn("帆布鞋怎么洗", source="帆布鞋清洗", tags=(BLUE,))
+    assert resolve("它是什么材质", (answered,), ()).topic == "帆布鞋清洗"
+    refused = turn("它流行吗", outcome=Outcome.REFUSED, tags=(BLUE,))
+    assert resolve("这是什么鞋", (refused,), ()) == Resolved("这是什么鞋", "这是什么鞋", (BLUE,))
+
+
+def test_small_talk_between_a_question_and_its_follow_up_changes_nothing() -> None:
+    asked = turn(source="切尔西靴", tags=(BLUE,))
+    for outcome in (Outcome.ANSWERED, Outcome.REFUSED):
+        talk = replace(turn("谢谢", outcome=outcome), query="")
+        assert resolve("它防水吗", (asked, talk), ()) == resolve("它防水吗", (asked,), ())
+
+
+def test_a_colour_asked_after_another_topic_is_not_the_photos() -> None:
+    turns = (turn("", outcome=Outcome.CLARIFY, tags=(BLUE,)), turn(source="德训鞋"))
+    assert resolve("是什么颜色", turns, ()).tags == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["照片里的鞋是什么颜色", "图里那双适合跑步吗", "Is the one in the photo warm?"]
+)
+def test_who_names_the_photo_asks_about_the_last_one(text: str) -> None:
+    turns = (turn("", outcome=Outcome.CLARIFY, tags=(BLUE,)), turn(source="德训鞋"))
+    assert resolve(text, turns, ()).tags == (BLUE,)
+
+
 def test_words_after_a_bare_photo_are_about_it() -> None:
     last = turn("", outcome=Outcome.CLARIFY, tags=(BLUE,))
     assert resolve("怎么搭配裤子", (last,), ()).tags == (BLUE,)
