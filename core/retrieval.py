@@ -180,9 +180,12 @@ class Retriever:
 
     async def search(self, query: Query) -> Retrieved:
         """What there is to answer a question with."""
+        query = _in_one_language(self._snapshot.index, query)
         ranking = await self.rank(query)
         if ranking.relevance is Relevance.REFUSE:
-            return Retrieved(ranking.relevance)
+            # Who shows a photo is told no less than who asks the same without it.
+            words = replace(query, tags=())
+            return await self.search(words) if query.tags else Retrieved(ranking.relevance)
         least = _WORTH_COMPARING * ranking.hits[0].probability
         likely = [hit for hit in ranking.hits if hit.probability >= least]
         if both := compared(query.text, [hit.chunk.title for hit in likely]):
@@ -208,7 +211,7 @@ class Retriever:
             relevance, best = Relevance.ANSWER, tuple(on_topic[:1])
         if not topic or all(subject_words(hit.chunk.title) != topic for hit in best):
             return relevance, best
-        text = query.text.removeprefix(query.topic)
+        text = query.text.removeprefix(query.topic).strip()
         said = [self._said(text, hit) for hit in best]
         if max(said) >= _MOSTLY:
             # What the others add is read before the topic's passage, if that lacks it.
@@ -277,7 +280,9 @@ class Retriever:
         terms = analyzer.question(subject_of(text))
         if chunk.lang != language_of(text) or (total := sum(terms.values())) < _TELLING:
             return 1.0
-        shared = terms.keys() & analyzer.passage(chunk.title, chunk.text, chunk.keywords)
+        # Who goes over to another thing names it: words that this is asked with do not say that.
+        keywords = () if goes_over(text) else chunk.keywords
+        shared = terms.keys() & analyzer.passage(chunk.title, chunk.text, keywords)
         concepts = {term for term in terms if is_concept(term)}
         # Two characters or a word are a concept's, where no word is left without one.
         said = sum(1 if term.isascii() else 0.5 for term in terms if is_word(term))
@@ -343,6 +348,24 @@ def question_terms(analyzer: Analyzer, query: Query) -> dict[str, float]:
         for term, weight in analyzer.question(f"{tag.name} {tag.phrase}").items():
             terms[term] = max(terms.get(term, 0.0), weight * worth)
     return terms
+
+
+def _in_one_language(index: Index, query: Query) -> Query:
+    """A follow-up's topic by its title in the language that is asked in, where it has one.
+
+    "What about canvas?" after 麂皮清洁 goes on from "Cleaning suede".
+    """
+    own = query.text.removeprefix(query.topic).strip()
+    language = query.language or language_of(own)
+    named = next((one for one in index.chunks if query.topic and one.title == query.topic), None)
+    if named is None or language is None or named.lang == language:
+        return query
+    twin = index.first_rows.get((named.entry, language))
+    if twin is None:
+        return query
+    topic = index.chunks[twin].title
+    goes_on = query.text.startswith(query.topic)
+    return replace(query, text=f"{topic} {own}" if goes_on else query.text, topic=topic)
 
 
 def _worth_reading(best: tuple[Hit, ...]) -> tuple[Hit, ...]:

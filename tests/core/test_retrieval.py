@@ -168,6 +168,56 @@ async def test_a_follow_up_goes_over_to_the_entry_that_it_names(
     assert (got.relevance, [one.id for one in got.passages]) == (relevance, found)
 
 
+EN = (
+    chunk("suede.en", "Suede", "Brush suede with a soft brush.", "en"),
+    chunk("bootlaces.en", "Bootlaces", "Bootlaces are washed by hand.", "en"),
+)
+
+
+async def test_a_follow_up_in_english_goes_over_as_well() -> None:
+    text = "Suede what about bootlaces?"
+    got = await judging(NEVER_SURE, EN, top_k=2).search(Query(text, language="en", topic="Suede"))
+    assert (got.relevance, [one.id for one in got.passages]) == (
+        Relevance.CLARIFY,
+        ["bootlaces.en"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "text", "language", "relevance", "found"),
+    [
+        ("麂皮", "what about bootlaces?", "en", Relevance.CLARIFY, ["bootlaces.en"]),
+        ("Suede", "那鞋带呢", "zh", Relevance.CLARIFY, ["laces"]),
+        ("麂皮", "is a brush good for it?", "en", Relevance.ANSWER, ["suede.en"]),
+        ("麂皮", "and how much does it cost?", "en", Relevance.REFUSE, []),
+        ("Suede", "那它流行吗", "zh", Relevance.REFUSE, []),
+    ],
+)
+async def test_a_follow_up_may_change_the_language(
+    topic: str, text: str, language: Language, relevance: Relevance, found: list[str]
+) -> None:
+    searched = judging(NEVER_SURE, [*ALL, *EN], top_k=1)
+    got = await searched.search(Query(f"{topic} {text}", language=language, topic=topic))
+    assert (got.relevance, [one.id for one in got.passages]) == (relevance, found)
+
+
+async def test_words_that_an_entry_is_asked_with_do_not_keep_a_follow_up_there() -> None:
+    suede = replace(SUEDE, keywords=("鞋带",))
+    got = await judging(NEVER_SURE, [suede, LACES]).search(Query("麂皮 那鞋带呢", topic="麂皮"))
+    assert (got.relevance, [one.id for one in got.passages]) == (Relevance.CLARIFY, ["laces"])
+
+
+async def test_a_photo_loses_nothing_that_the_words_alone_find() -> None:
+    red = ImageTag("红色", "red", "colour", 0.9)
+    searched = judging(replace(DEFAULT, answer_from=2.0, clarify_from=0.5), ALL)
+    tagged = await searched.rank(Query("鞋带怎么洗", (red, ImageTag("帆布", "canvas", "x", 0.9))))
+    words = Query("鞋带怎么洗")
+    assert tagged.relevance is Relevance.REFUSE
+    assert (await searched.rank(words)).relevance is Relevance.CLARIFY
+    got = await searched.search(replace(words, tags=(red, ImageTag("帆布", "canvas", "x", 0.9))))
+    assert got.relevance is Relevance.CLARIFY
+
+
 async def test_what_says_what_a_follow_up_asks_comes_before_the_topics_own_passage() -> None:
     chunks = [SUEDE, chunk("rain", "雨天穿鞋", "少穿浅色鞋。"), BLUE]
     for text, order in (("那雨天", ["rain", "suede"]), ("那软毛刷", ["suede"])):
