@@ -75,9 +75,13 @@ log = structlog.get_logger()
 def main() -> None:
     """Run the command line; what a user can mend is one line on stderr and exit status 1."""
     try:
-        app()
+        sys.exit(app(prog_name="solemate", standalone_mode=False))
     except SolemateError as exc:
         _complain(str(exc))
+    except typer.Abort:
+        _complain("Stopped; nothing was done.")
+    except typer.TyperException as exc:
+        _complain_of_usage(exc)
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
@@ -507,6 +511,16 @@ def _tag_table(results: Sequence[tuple[Path, Sequence[ImageTag]]]) -> Table:
 def _complain(sentence: str) -> NoReturn:
     err.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
+
+
+def _complain_of_usage(exc: typer.TyperException) -> NoReturn:
+    """Say what is wrong with the command line; whoever gave no command at all has read the help."""
+    if not (words := exc.format_message()):
+        sys.exit(1)
+    context: typer.Context | None = getattr(exc, "ctx", None)
+    command = context.command_path if context else "solemate"
+    ended = words if words.endswith((".", "?")) else f"{words}."
+    _complain(f"{ended} See `{command} --help`.")
 
 
 def _photo_bytes(path: Path, settings: Settings) -> bytes:

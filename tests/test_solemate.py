@@ -347,6 +347,12 @@ asyncio.run(forget())
     [
         (["doctor"], {"SOLEMATE__WEB__PRT": "1"}, "did you mean 'port'"),
         (["--profile", "nowhere", "doctor"], {}, "no profile 'nowhere'"),
+        (["ask"], {}, "Missing argument 'text'. See `solemate ask --help`."),
+        (["ask", "鞋", "--foto", "x.jpg"], {}, "No such option: --foto"),
+        (["aks"], {}, "No such command 'aks'. Did you mean 'ask'? See `solemate --help`."),
+        (["kb", "eval", "--nonsense"], {}, "See `solemate kb eval --help`."),
+        (["runs", "show"], {}, "Missing argument"),
+        (["serve", "--port", "many"], {}, "Invalid value for '--port'"),
         (["kb", "search"], {}, "Give a question"),
         (["kb", "search", "--batch", "gone.jsonl"], {}, "in 'gone.jsonl': No such file or dir"),
         (["ask", "鞋", "--conversation", "../x"], {}, "--conversation must be 1 to 60 letters"),
@@ -487,7 +493,7 @@ async def test_a_model_port_that_another_program_has_is_named(alone: Settings) -
 def test_a_full_disk_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full() -> None:
+    def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/state/page-secret")
 
     monkeypatch.setattr("solemate.app", full)
