@@ -16,6 +16,8 @@ from bots.windows import Windows
 from core.errors import Busy, RedisUnavailable
 from core.redis_link import KEYS, RedisLink
 
+_CODES = {"minute": "busy", "day": "busy_day", "photos": "busy_photos"}
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
@@ -57,12 +59,11 @@ class Limits:
             counts += [(self._minute, "minute", messages), (self._photos, "photos", photos)]
         for item, name, cost in counts:
             if cost and (wait := await self._wait(item, (name, user_id), cost)):
-                of_photos = item is self._photos
                 raise Busy(
-                    f"Too many {'photos' if of_photos else 'messages'}: "
+                    f"Too many {'photos' if item is self._photos else 'messages'}: "
                     f"at most {item.amount} per {item.get_expiry()} seconds.",
                     retry_after_seconds=min(wait, item.get_expiry()),
-                    code="busy_photos" if of_photos else "busy",
+                    code=_CODES[name],
                     limit=item.amount,
                 )
 

@@ -88,7 +88,9 @@ class Busy(SolemateError):
         code: str = "busy",
         **values: object,
     ) -> None:
-        super().__init__(message, seconds=math.ceil(retry_after_seconds), **values)
+        waits = {"seconds": retry_after_seconds, "hours": retry_after_seconds / 3600}
+        rounded = {unit: math.ceil(wait) for unit, wait in waits.items()}
+        super().__init__(message, **rounded, **values)
         self.code = code
         self.retry_after_seconds = retry_after_seconds
         self.status = status

@@ -104,6 +104,11 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "现在有点忙，请 {seconds} 秒后再试。",
         "en": "I am rather busy; please try again in {seconds} seconds.",
     },
+    "busy_day": {
+        "zh": "一天里我最多回答你 {limit} 条消息，请大约 {hours} 小时后再来。",
+        "en": "I take no more than {limit} messages a day from one person; please come back in "
+        "about {hours} h.",
+    },
     "busy_photos": {
         "zh": "照片我一分钟最多看 {limit} 张，请 {seconds} 秒后再发；文字问题现在就可以问。",
         "en": "I look at no more than {limit} photos a minute; please send more in {seconds} "

@@ -610,6 +610,16 @@ async def test_photos_have_a_limit_of_their_own() -> None:
     await limits.count("w:one", photos=0)
 
 
+async def test_who_has_used_up_a_day_is_told_in_how_many_hours_more_may_come() -> None:
+    limits = Limits(Allowance(messages_per_minute=9, photos_per_minute=9, messages_per_day=2))
+    await limits.count("w:one", photos=0, messages=2)
+    with pytest.raises(Busy) as caught:
+        await limits.count("w:one", photos=0)
+    assert "一天里我最多回答你 2 条消息，请大约 24 小时后再来" in apology(caught.value, "zh")
+    assert "no more than 2 messages a day" in apology(caught.value, "en")
+    assert "in about 24 h" in apology(caught.value, "en")
+
+
 async def test_answers_and_apologies_are_counted(tmp_path: Path) -> None:
     bot = RecordingBot(expected=2)
     async with lanes_of(tmp_path, bot) as desk, desk.lanes.running():
