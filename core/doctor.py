@@ -476,13 +476,14 @@ async def _adapter(settings: Settings, url: str, adapter: Adapter | None) -> Fin
         served = await _served(settings, url)
     if adapter.name in served:
         return Finding("adapter", Health.OK, f"{url} has {adapter.name}")
-    without = f"Without {adapter.name} the model answers as it is."
+    mend, others = 'Mend model.adapter_path, or set model.adapter = "".', "the model"
+    if adapter.name != settings.model.adapter:
+        mend = "Promote another, or go back with `solemate adapters rollback`."
+        others = "the one before it, or the model,"
+    without = f"Without {adapter.name} {others} answers."
     if adapter.path is None:
         advice = f'Start that server with it, or set model.adapter = "". {without}'
         return Finding("adapter", Health.WARNING, f"{url} has no {adapter.name}", advice)
-    mend = 'Mend model.adapter_path, or set model.adapter = "".'
-    if adapter.name != settings.model.adapter:
-        mend = "Promote another, or go back with `solemate adapters rollback`."
     here = await asyncio.to_thread(adapter.path.is_dir)
     if settings.model.embedded or here:
         # The shipped server has one model, whatever the adapter was trained on.

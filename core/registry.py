@@ -95,6 +95,12 @@ class Registry:
         return not self._route.live or self._route.live in self._loaded
 
     @property
+    def stand_in(self) -> str:
+        """Who answers while the live adapter cannot: the one before it, or the model."""
+        previous = self._route.previous
+        return previous if previous in self._loaded else self._base_model
+
+    @property
     def loaded_on(self) -> dict[tuple[str, str], bool]:
         """Whether each model server, by its base URL, has each adapter that people are sent to.
 

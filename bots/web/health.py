@@ -85,16 +85,18 @@ def model_health(servers: Mapping[str, bool]) -> PartHealth:
     return PartHealth(Condition.DEGRADED, advice)
 
 
-async def adapter_health(registry: Registry) -> PartHealth:
-    """Whether the adapter that should answer does."""
+def adapter_health(registry: Registry, servers: Mapping[str, bool]) -> PartHealth:
+    """Whether the adapter that should answer does; `servers` as in `model_health`."""
     if registry.problem:
         advice = f"{registry.problem} No promotion or rollback may be followed; the log says why."
         return PartHealth(Condition.DEGRADED, advice)
     live = registry.route.live
+    if live and not any(servers.values()):
+        return PartHealth(Condition.DEGRADED, f"{live} cannot answer without a model server.")
     if not registry.complete:
         why = registry.why_missing(live)
         known = f": its folder cannot be read ({why})." if why else "; the log says why."
-        advice = f"{live} is not loaded, so the model answers without it{known}"
+        advice = f"{live} is not loaded, so {registry.stand_in} answers in its place{known}"
         return PartHealth(Condition.DEGRADED, advice)
     lacking = [
         f"{server} lacks {name}" for (server, name), has in registry.loaded_on.items() if not has

@@ -92,11 +92,14 @@ def _parts(opened: Opened) -> dict[str, HealthCheck]:
     async def model() -> PartHealth:
         return model_health(await opened.model.health())
 
+    async def adapter() -> PartHealth:
+        return adapter_health(opened.registry, await opened.model.health())
+
     parts: dict[str, HealthCheck] = {
         "index": index,
         "vision": vision,
         "model": model,
-        "adapter": partial(adapter_health, opened.registry),
+        "adapter": adapter,
     }
     if opened.link is not None:
         parts["redis"] = partial(redis_health, opened.link)

@@ -18,6 +18,7 @@ from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 
 SPOKEN = Adapter("spoken", None, "solemate")
+SERVED = {"http://server/v1": True}
 
 
 @pytest.fixture
@@ -41,11 +42,21 @@ async def model() -> AsyncIterator[OpenAIChatModel]:
 
 async def test_an_adapter_that_does_not_answer_degrades_the_answers(model: OpenAIChatModel) -> None:
     registry = Registry(model, "solemate", SPOKEN)
-    found = await adapter_health(registry)
+    found = adapter_health(registry, SERVED)
     assert found.condition is Condition.DEGRADED
-    assert "spoken is not loaded" in found.detail
+    assert "spoken is not loaded, so solemate answers in its place" in found.detail
     await registry.reconcile()
-    assert await adapter_health(registry) == PartHealth(detail="spoken answers.")
+    assert adapter_health(registry, SERVED) == PartHealth(detail="spoken answers.")
+
+
+async def test_no_adapter_answers_while_no_model_server_does(model: OpenAIChatModel) -> None:
+    registry = Registry(model, "solemate", SPOKEN)
+    await registry.reconcile()
+    found = adapter_health(registry, dict.fromkeys(SERVED, False))
+    assert found.condition is Condition.DEGRADED
+    assert "spoken cannot answer" in found.detail
+    none = Registry(model, "solemate", None)
+    assert adapter_health(none, dict.fromkeys(SERVED, False)) == PartHealth()
 
 
 async def test_what_keeps_adapters_from_being_looked_after_degrades_the_answers(
@@ -53,7 +64,7 @@ async def test_what_keeps_adapters_from_being_looked_after_degrades_the_answers(
 ) -> None:
     registry = Registry(model, "solemate", None)
     registry.problem = "Adapters cannot be looked after (OSError)."
-    found = await adapter_health(registry)
+    found = adapter_health(registry, SERVED)
     assert found.condition is Condition.DEGRADED
     assert registry.problem in found.detail
 
@@ -63,7 +74,7 @@ async def test_a_folder_that_cannot_be_read_is_named_as_what_is_wrong(
 ) -> None:
     registry = Registry(model, "solemate", SPOKEN)
     monkeypatch.setattr(registry, "why_missing", {"spoken": "Stale file handle"}.get)
-    found = await adapter_health(registry)
+    found = adapter_health(registry, SERVED)
     assert "its folder cannot be read (Stale file handle)" in found.detail
 
 
@@ -79,14 +90,14 @@ async def test_one_of_several_model_servers_that_lacks_the_adapter_is_named(
     monkeypatch.setattr(model, "survey", survey)
     registry = Registry(model, "solemate", SPOKEN)
     await registry.reconcile()
-    found = await adapter_health(registry)
+    found = adapter_health(registry, SERVED)
     assert found.condition is Condition.DEGRADED
     assert "http://two/v1 lacks spoken" in found.detail
     assert "http://one/v1" not in found.detail
 
 
 async def test_no_adapter_is_as_well_as_one_that_answers(model: OpenAIChatModel) -> None:
-    assert await adapter_health(Registry(model, "solemate", None)) == PartHealth()
+    assert adapter_health(Registry(model, "solemate", None), SERVED) == PartHealth()
 
 
 def test_one_of_several_model_servers_that_is_away_is_named() -> None:

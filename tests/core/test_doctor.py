@@ -211,6 +211,14 @@ async def test_a_promoted_adapter_whose_folder_is_not_here_is_named(tmp_path: Pa
     assert found.found == "v7 of /some/base: no folder /nonexistent/v7 here"
 
 
+async def test_a_promoted_adapter_whose_folder_was_lost_is_named(tmp_path: Path) -> None:
+    await promote(f"sqlite:///{tmp_path}/solemate.db", "v7", path="/nonexistent/v7", base="base")
+    found = (await findings(tmp_path))["adapter"]
+    assert (found.health, found.found) == (Health.WARNING, "v7 cannot be used")
+    assert "no adapter in '/nonexistent/v7'" in found.advice
+    assert "Without v7 the one before it, or the model, answers." in found.advice
+
+
 async def test_a_promoted_adapter_that_nobody_registered_is_named(tmp_path: Path) -> None:
     await promote(f"sqlite:///{tmp_path}/solemate.db", "v7")
     found = (await findings(tmp_path))["adapter"]
