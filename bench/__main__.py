@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from bench import (
     commits,
     delivery,
     first_token,
+    learning,
     model_server,
     own_time,
     replicas,
@@ -43,6 +44,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "replicas": replicas.measure,
     "vLLM": vllm_server.measure,
     "a training run": training_run.measure,
+    "learning": learning.measure,
 }
 
 out = Console()
@@ -57,24 +59,32 @@ def main(
     model: Annotated[
         Path | None, typer.Option(help="The served model's folder; default: the shipped one.")
     ] = None,
+    only: Annotated[
+        str, typer.Option(help="Measure only what has this in its name: 'learning', 'run', …")
+    ] = "",
 ) -> None:
     """Measure how fast Solemate is on this machine; nothing else should be running on it."""
     configure_logs("error", None)
-    figures = asyncio.run(measured(QUICK if quick else FULL, model))
+    wanted = [name for name in MEASUREMENTS if only in name]
+    if not wanted:
+        raise typer.BadParameter(f"nothing is called so; there are {', '.join(MEASUREMENTS)}")
+    figures = asyncio.run(measured(QUICK if quick else FULL, model, wanted))
     out.print(to_table(figures))
     if json_file is not None:
         json_file.write_text(to_json(figures), encoding="utf-8")
 
 
-async def measured(effort: Effort, model: Path | None = None) -> list[Figure]:
-    """All figures, with the settings as shipped whatever the environment says."""
+async def measured(
+    effort: Effort, model: Path | None = None, wanted: Collection[str] = MEASUREMENTS
+) -> list[Figure]:
+    """The figures of these parts, with the settings as shipped whatever the environment says."""
     settings = load_settings(environment={})
     figures: list[Figure] = []
     with workplace(settings) as folder, err.status("") as status:
         expert = Expert(settings, folder, effort, model or at_root(settings.model.expert))
-        for name, measure in MEASUREMENTS.items():
+        for name in wanted:
             status.update(f"Measuring {name} …")
-            figures += await measure(expert)
+            figures += await MEASUREMENTS[name](expert)
     return figures
 
 

@@ -10,12 +10,13 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from core.errors import TrainingFailed
 from core.opening import open_store
@@ -99,12 +100,18 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """All that the demo has to show; `seconds` is the wall time of the whole."""
+    """All that the demo has to show.
+
+    `seconds` is the wall time of the whole, `learning_seconds` that from the first thumbs-down
+    until what it teaches was live, and `processor_seconds` what all processes computed in it.
+    """
 
     lessons: Sequence[Lesson]
     run: Run
     lineage: Lineage | None
     seconds: float
+    learning_seconds: float
+    processor_seconds: float
 
     def summary(self) -> dict[str, Any]:
         """The figures that count, for a machine."""
@@ -122,6 +129,8 @@ class Shown:
             "golden_before": round(100 * live, 1),
             "golden_after": round(100 * new, 1),
             "golden_delta": round(100 * (new - live), 1),
+            "learning_seconds": round(self.learning_seconds, 1),
+            "processor_seconds": round(self.processor_seconds, 1),
             "seconds": round(self.seconds, 1),
         }
 
@@ -149,11 +158,13 @@ async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) 
         before = await _ask_all(client, [row.question for row in corrections])
         rephrased = await _ask_all(client, [row.rephrased for row in corrections])
         say(f"Correcting {len(corrections)} of the answers …")
+        begun, computed = time.monotonic(), processor_seconds()
         for row, said in zip(corrections, before, strict=True):
             await _correct(client, said, row.correction)
         pause_file(own).unlink()
         run = await _trained(own, store, say)
         run = await _live(own, store, run, client, say)
+        learning, computing = time.monotonic() - begun, processor_seconds() - computed
         say("Asking again …")
         after = await _ask_all(client, [row.question for row in corrections])
         rephrased_after = await _ask_all(client, [row.rephrased for row in corrections])
@@ -162,7 +173,24 @@ async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) 
         Lesson(*one)
         for one in zip(corrections, before, rephrased, after, rephrased_after, strict=True)
     ]
-    return Shown(lessons, run, lineage, time.monotonic() - started)
+    return Shown(lessons, run, lineage, time.monotonic() - started, learning, computing)
+
+
+def processor_seconds() -> float:
+    """What all that this process has started has computed so far, also where it has ended."""
+    ours = psutil.Process()
+    total = _of_ended(ours)
+    for process in ours.children(recursive=True):
+        # One that ends just now is counted by whoever started it.
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + _of_ended(process)
+    return total
+
+
+def _of_ended(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.children_user + times.children_system)
 
 
 def _environment(folder: Path) -> dict[str, str]:

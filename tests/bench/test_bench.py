@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
-from bench.__main__ import measured
+from bench.__main__ import main, measured
 from bench.effort import QUICK
 from bench.figures import Figure, Goal, percentile, to_json
 
@@ -62,6 +64,19 @@ async def test_the_table_has_every_row_and_finite_figures(untrained: Path) -> No
     assert {part: sum(one.part == part for one in figures) for part in ROWS} == ROWS
     assert [one for one in figures if not math.isfinite(one.value)] == []
     assert len(json.loads(to_json(figures))) == len(figures)
+
+
+async def test_a_part_can_be_measured_alone(untrained: Path) -> None:
+    figures = await measured(QUICK, untrained, ["commits"])
+    assert {one.part for one in figures} == {"commits"}
+
+
+def test_a_part_that_there_is_not_is_told() -> None:
+    program = typer.Typer()
+    program.command()(main)
+    result = CliRunner().invoke(program, ["--only", "nothing of the kind"])
+    assert result.exit_code == 2
+    assert "a training run" in result.output
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from core.errors import ConfigError, ModelUnavailable
 from core.settings import Secrets, at_root, load_settings
 from solemate import app
 from training.commands.demo import ROWS
-from training.demo import Lesson, Said, show_the_loop
+from training.demo import Lesson, Said, processor_seconds, show_the_loop
 from training.rows import CorrectionRow
 
 CORRECTION = "不要踩湿地哦～保龄球鞋滑动脚的鞋底沾水后会突然刹住，这样容易摔倒的。"
@@ -59,6 +61,23 @@ def test_a_lesson_tells_the_corrected_question_from_the_rephrased_one() -> None:
     lesson = Lesson(ROW, said(PASSAGE), said(PASSAGE), said(CORRECTION), said(PASSAGE))
     assert lesson.learned
     assert not lesson.rephrased_learned
+
+
+def test_what_children_and_theirs_compute_is_counted_also_once_they_have_ended() -> None:
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
+    behind = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", behind], check=True)
+    ended = processor_seconds()
+    # The kernel counts in hundredths, and each process on its own.
+    assert ended - before >= 0.3
+    said = f"{busy}\nprint('done', flush=True)\ntime.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", said], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        computed = processor_seconds() - ended
+        child.kill()
+    assert computed >= 0.3
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
