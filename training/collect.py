@@ -1,15 +1,16 @@
 """Verdicts -> preference pairs: where the better answer comes from, and what becomes of the pair.
 
-A thumbs-down is only half a pair: it names the rejected answer. `SOURCES` is the order in which a
-better one is looked for; an operator's edit (`review.py`) comes after them and above them all. What
-has no better answer is never given one: it trains KTO (`pairs.unpaired`), or is a bad case.
+A thumbs-down is only half a pair: it names the rejected answer. `offers.SOURCES` is the order in
+which a better one is looked for; an operator's edit (`review.py`) comes after them and above them
+all. What has no better answer is never given one: it trains KTO (`pairs.unpaired`), or is a bad
+case.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -17,15 +18,25 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from core.audit import append
-from core.duplicates import normalised
-from core.errors import ModelUnavailable
-from core.messages import Language, Outcome, Rating, Turn, Winner
+from core.messages import Turn
 from core.second_answers import own_text
 from core.store import Store
-from core.tables import duels, pairs, tombstones, turns
+from core.tables import pairs
 from training.alarms import Alarm, alarms
 from training.filters import Measures, Pool, examine, repeated_pair
 from training.judge import SecondTry
+from training.offers import (
+    SOURCES,
+    Answers,
+    Candidate,
+    Duel,
+    Offer,
+    candidates,
+    is_down,
+    liked_by_question,
+    may_offer,
+    read_duels,
+)
 from training.pairs import (
     OPEN,
     Origin,
@@ -40,7 +51,6 @@ from training.pairs import (
 )
 from training.personal_data import scrub, scrub_prompt
 from training.review import ReviewPolicy, hold, placed
-from training.rows import question_in, split_question
 from training.verdicts import Verdict, read_turns, read_verdicts
 
 log = structlog.get_logger()
@@ -70,48 +80,6 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
-    """Two answers that one person compared: the reply's, and `text` beside it."""
-
-    reply_id: str
-    user_id: str
-    text: str
-    adapter: str
-    winner: Winner
-    decided_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """Something that may become a pair: a thumbs-down, a decided duel, or both."""
-
-    reply_id: str
-    user_id: str
-    verdict: Verdict | None
-    duel: Duel | None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The reply and the person."""
-        return self.reply_id, self.user_id
-
-    @property
-    def at(self) -> float:
-        """The moment of the person's last word."""
-        said = self.verdict.created_at if self.verdict else 0.0
-        return max(said, self.duel.decided_at if self.duel else 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A better answer and the one that it beats."""
-
-    chosen: str
-    rejected: str
-    adapter: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Known:
     """What there is of a pair, without its texts.
 
@@ -136,7 +104,7 @@ class _Round:
     verdicts: Sequence[Verdict]
     duels: Sequence[Duel]
     known: defaultdict[tuple[str, str], list[_Known]]
-    liked: Mapping[tuple[Language, str], Sequence[str]]
+    answers: Answers
     pool: Pool | None = None
 
     async def filled_pool(self) -> Pool:
@@ -158,7 +126,11 @@ async def collect_pairs(store: Store, rules: PairRules, now: float) -> Collected
     this = await _read(store, rules, now)
     withdrawn = await _withdraw(this)
     await _reopen(this)
-    wanted = [candidate for candidate in _candidates(this) if any(_untried(this, candidate))]
+    wanted = [
+        candidate
+        for candidate in candidates(this.verdicts, this.duels)
+        if any(_untried(this, candidate))
+    ]
     if not wanted:
         return Collected(withdrawn=withdrawn)
     asked = await read_turns(store, (candidate.reply_id for candidate in wanted))
@@ -175,87 +147,19 @@ async def collect_pairs(store: Store, rules: PairRules, now: float) -> Collected
     return Collected(tuple(new), withdrawn, held, tuple(found))
 
 
-# --- where the better answer comes from ---
-
-
-async def corrected(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
-    """What the person said it should have been."""
-    if candidate.verdict is None or not candidate.verdict.correction.strip():
-        return None
-    return Offer(candidate.verdict.correction.strip(), own_text(turn), turn.reply.adapter)
-
-
-async def duel_won(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
-    """The answer that the person picked of two."""
-    duel = candidate.duel
-    if duel is None or duel.winner is Winner.NEITHER:
-        return None
-    if duel.winner is Winner.SECOND:
-        return Offer(duel.text, own_text(turn), turn.reply.adapter)
-    return Offer(own_text(turn), duel.text, duel.adapter)
-
-
-async def liked(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
-    """An answer that was liked, to the same question after the same passages and history."""
-    if candidate.verdict is None:
-        return None
-    others = [one for one in _liked_replies(this, candidate) if one != turn.reply.id]
-    found = await read_turns(this.store, others)
-    for name in others:
-        other = found.get(name)
-        if other is not None and _context(other) == _context(turn):
-            return Offer(own_text(other), own_text(turn), turn.reply.adapter)
-    return None
-
-
-async def regenerated(this: _Round, candidate: Candidate, turn: Turn) -> Offer | None:
-    """The best of several new answers, as the judge sees it; "" where none was clearly better."""
-    if this.rules.second_try is None or candidate.verdict is None:
-        return None
-    try:
-        best = await this.rules.second_try.answer(turn, candidate.verdict)
-    except ModelUnavailable as exc:
-        # Another round will try again.
-        log.warning("not_regenerated", reply=turn.reply.id, error=type(exc).__name__)
-        return None
-    return Offer(best or "", own_text(turn), turn.reply.adapter)
-
-
-Source = Callable[[_Round, Candidate, Turn], Awaitable[Offer | None]]
-SOURCES: Mapping[Origin, Source] = {
-    Origin.CORRECTION: corrected,
-    Origin.DUEL: duel_won,
-    Origin.LIKED: liked,
-    Origin.REGENERATED: regenerated,
-}
-
-
 def _untried(this: _Round, candidate: Candidate) -> Iterator[Origin]:
     """The sources that may still offer something better than what the candidate has, in order."""
     known = this.known[candidate.key]
     if any(one.origin is Origin.EDITED and one.state in OPEN for one in known):
         return
     for origin in SOURCES:
-        if not _may_offer(this, candidate, origin):
+        if not may_offer(this.answers, candidate, origin):
             continue
         tried = [one for one in known if one.origin is origin and _is_current(one, candidate)]
         if not tried:
             yield origin
         if any(one.state in OPEN for one in tried):
             return
-
-
-def _may_offer(this: _Round, candidate: Candidate, origin: Origin) -> bool:
-    verdict, duel = candidate.verdict, candidate.duel
-    match origin:
-        case Origin.CORRECTION:
-            return verdict is not None and bool(verdict.correction.strip())
-        case Origin.DUEL:
-            return duel is not None and duel.winner is not Winner.NEITHER
-        case Origin.LIKED:
-            return any(one != candidate.reply_id for one in _liked_replies(this, candidate))
-        case _:
-            return verdict is not None and this.rules.second_try is not None
 
 
 def _is_current(known: _Known, candidate: Candidate) -> bool:
@@ -272,7 +176,7 @@ async def _pairs_of(this: _Round, candidate: Candidate, turn: Turn) -> list[Pref
     """The pairs that come of a candidate: refused ones, until an offer is not refused."""
     made: list[PreferencePair] = []
     for origin in _untried(this, candidate):
-        offer = await SOURCES[origin](this, candidate, turn)
+        offer = await SOURCES[origin](this.answers, candidate, turn)
         if offer is None or not offer.rejected:
             continue
         pair = await _judged(this, _make(candidate, turn, origin, offer))
@@ -357,7 +261,7 @@ async def _save(this: _Round, pair: PreferencePair) -> bool:
 
 async def _withdraw(this: _Round) -> int:
     """Take back the open pairs whose person no longer says so; how many."""
-    down = {(one.reply_id, one.user_id): one for one in this.verdicts if _is_down(one)}
+    down = {(one.reply_id, one.user_id): one for one in this.verdicts if is_down(one)}
     gone = [
         one
         for many in this.known.values()
@@ -489,24 +393,8 @@ async def _read(store: Store, rules: PairRules, now: float) -> _Round:
     known: defaultdict[tuple[str, str], list[_Known]] = defaultdict(list)
     for one in await _read_known(store):
         known[one.reply_id, one.user_id].append(one)
-    return _Round(
-        store, rules, now, verdicts, await _read_duels(store), known, _by_question(verdicts)
-    )
-
-
-def _candidates(this: _Round) -> list[Candidate]:
-    """Thumbs-down that training may mend, and decided duels, one a reply and person."""
-    down = {
-        (one.reply_id, one.user_id): one
-        for one in this.verdicts
-        if _is_down(one) and not one.beyond_training
-    }
-    decided = {(one.reply_id, one.user_id): one for one in this.duels}
-    return [Candidate(*key, down.get(key), decided.get(key)) for key in {**down, **decided}]
-
-
-def _is_down(verdict: Verdict) -> bool:
-    return verdict.rating is Rating.DOWN
+    answers = Answers(store, liked_by_question(verdicts), rules.second_try)
+    return _Round(store, rules, now, verdicts, await read_duels(store), known, answers)
 
 
 async def _read_known(store: Store) -> list[_Known]:
@@ -525,54 +413,3 @@ async def _read_known(store: Store) -> list[_Known]:
         )
         for row in rows
     ]
-
-
-async def _read_duels(store: Store) -> list[Duel]:
-    """Decided duels about a whole answer of the model, oldest first."""
-    erased = sa.exists().where(
-        tombstones.c.user_id == duels.c.user_id, tombstones.c.erased_at >= duels.c.created_at
-    )
-    whole = sa.exists().where(
-        turns.c.reply_id == duels.c.reply_id,
-        turns.c.complete,
-        turns.c.outcome == Outcome.ANSWERED,
-        turns.c.adapter != "",
-    )
-    query = (
-        sa.select(duels)
-        .where(duels.c.winner.is_not(None), duels.c.decided_at.is_not(None), whole, ~erased)
-        .order_by(duels.c.decided_at, duels.c.id)
-    )
-    rows = await store.run(lambda connection: connection.execute(query).all())
-    return [
-        Duel(row.reply_id, row.user_id, row.text, row.adapter, Winner(row.winner), row.decided_at)
-        for row in rows
-    ]
-
-
-def _by_question(verdicts: Iterable[Verdict]) -> dict[tuple[Language, str], list[str]]:
-    """Replies that more people like than do not, the most liked first, by their question."""
-    likes: Counter[str] = Counter()
-    asked: dict[str, tuple[Language, str]] = {}
-    for one in verdicts:
-        if not one.beyond_training:
-            likes[one.reply_id] += 1 if one.rating is Rating.UP else -1
-            asked[one.reply_id] = one.language, normalised(one.question)
-    found: defaultdict[tuple[Language, str], list[str]] = defaultdict(list)
-    for reply_id, count in likes.most_common():
-        if count > 0:
-            found[asked[reply_id]].append(reply_id)
-    return dict(found)
-
-
-def _liked_replies(this: _Round, candidate: Candidate) -> Sequence[str]:
-    if candidate.verdict is None:
-        return ()
-    key = candidate.verdict.language, normalised(candidate.verdict.question)
-    return this.liked.get(key, ())
-
-
-def _context(turn: Turn) -> tuple[object, ...]:
-    """All that the model saw but how the question is spelled."""
-    *earlier, last = turn.prompt
-    return *earlier, split_question(last.content)[0], normalised(question_in(last.content))
