@@ -194,6 +194,8 @@ runs = sa.Table(
     sa.Column("figures", sa.JSON, nullable=False),
     sa.Column("problem", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    # How often the step that it is at did not come to an end.
+    sa.Column("breaks", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
     sa.Index("runs_by_state", "state", "created_at"),

@@ -21,12 +21,12 @@ from training.launchers import Job, JobState, JobStatus, Launcher, LocalLauncher
 from training.progress import ProgressReader, TrainingProgress
 
 CACHE = "cache"
+"""Where a job's rows are kept beside its recipe while it runs, and nowhere else."""
 KILLED = (137, 143)
 """What a shell says of a command that was ended by SIGKILL or SIGTERM.
 
 By whoever needed the memory or the machine, and not by anything in the run itself.
 """
-"""Where a job's rows are kept beside its recipe while it runs, and nowhere else."""
 
 RECIPES = Path(__file__).parent / "recipes"
 MODELS = RECIPES / "models"

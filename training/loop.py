@@ -29,6 +29,7 @@ from training.dataset import (
     load_anchors,
     load_frozen,
 )
+from training.erasure import forget_erased
 from training.lease import Lease
 from training.llamafactory import Value, forget_shared, recipe
 from training.material import load_material
@@ -40,7 +41,7 @@ from training.ray_jobs import open_launcher
 from training.rows import DpoRow, ReminderRow, SftRow, read_all
 from training.runs import Run, Runs, RunState
 from training.schedule import Schedule, Timetable
-from training.steps import Limits, OnProgress, Release, Steps, forget_erased
+from training.steps import Limits, OnProgress, Release, Steps
 from training.tokens import most_tokens, token_counter
 from training.train import TrainingPlan, plan_training
 from training.trigger import Look, TriggerRule

@@ -106,7 +106,8 @@ class Run:
 
     `why` says what started it, `started_by` who. `folder` holds a folder for each attempt;
     `dataset` is the digest of what was frozen, `adapter` the registered name, "" before there is
-    one. `problem` says why it was rejected, "" where its figures do.
+    one. `problem` says why it was rejected, "" where its figures do. `breaks` is how often the step
+    that it is at did not come to an end.
     """
 
     id: str
@@ -122,6 +123,7 @@ class Run:
     figures: Mapping[str, Any]
     problem: str
     attempts: int
+    breaks: int
     created_at: float
     updated_at: float
 
@@ -187,6 +189,7 @@ class Runs:
             "figures": {},
             "problem": "",
             "attempts": 0,
+            "breaks": 0,
             "created_at": now,
             "updated_at": now,
         }
@@ -273,6 +276,8 @@ class Runs:
         assert to in _NEXT.get(run.state, frozenset()), f"{run.state} never leads to {to}"
         known = {"dataset": run.dataset, "attempts": run.attempts}
         noted = {**known, **changes, **(detail or {})}
+        # What comes next has not broken yet.
+        changes["breaks"] = 0
 
         def work(connection: Connection) -> None:
             self._write(connection, run, {**changes, "state": to.value, "updated_at": now})

@@ -157,11 +157,17 @@ class Schedule:
             run = await self._runs.active()
             if run is None or run.state is not RunState.CANARY:
                 await self._steps.end_abandoned()
-            # What is tried on people is looked at also while the loop stands still: it may do harm.
-            held = run is None or (self._look.paused and not run.adapter)
+            held = run is None or (self._look.paused and not await self._presses(run))
             moved = not held and run is not None and await self._advance(run)
             if not moved:
                 await self._rest(self._lease.seconds / 3)
+
+    async def _presses(self, run: Run) -> bool:
+        """Whether a run is looked after also while the loop stands still.
+
+        What is tried on people may do harm, and what erased people said has to go.
+        """
+        return bool(run.adapter or (run.dataset and (await self._runs.lost_pairs(run)).erased))
 
     async def _advance(self, run: Run) -> bool:
         """Do the run's next step; whether it got anywhere, so that another may follow at once."""

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
+import math
 import shutil
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import ValidationError
 
 from core.errors import (
     AdapterRejected,
     ConfigError,
     DataError,
+    SolemateError,
     StoreError,
     TrainingFailed,
     TrainingKilled,
 )
-from training.charts import History, draw
-from training.dataset import (
-    Frozen,
-    Manifest,
-    RunStage,
-    load_frozen,
-    read_manifest,
-    remove_frozen,
-)
+from training.dataset import Frozen, RunStage, load_frozen
+from training.erasure import collecting_again, forget_run, remove
+from training.finish import finish, recipe_digest
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
 from training.llamafactory import (
@@ -43,12 +35,11 @@ from training.llamafactory import (
     check_ended,
     forget_cached,
     llamafactory_job,
-    to_yaml,
     write_recipe,
 )
-from training.progress import ProgressReader, TrainingProgress, Watch, check_learning
-from training.runs import Lost, Run, RunMoved, Runs, RunState
-from training.seal import check_seal, put_seal
+from training.progress import ProgressReader, TrainingProgress, Watch
+from training.runs import Lost, Run, Runs, RunState
+from training.seal import check_seal
 from training.train import TrainingPlan, check_plan
 
 if TYPE_CHECKING:
@@ -56,13 +47,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CHART = "training.png"
 ENOUGH_BYTES = 1_000_000_000
 KEPT_RUNS = 5
 _LOOK_SECONDS = 2.0
-# Nobody writes a dataset for so long.
-_WRITING_SECONDS = 600.0
-_ERASURE = "erasure"
 _ERASED = "Somebody whose words it was trained on was erased."
 
 OnProgress = Callable[[Run, TrainingProgress], None]
@@ -126,7 +113,6 @@ class Steps:
         self._now = now
         self._clock = clock
         self._on_progress = on_progress
-        self._breaks: Counter[tuple[str, RunState]] = Counter()
 
     async def advance(self, run: Run) -> Run:
         """Do the next step; the run as it is then, unchanged where it has to wait.
@@ -197,7 +183,10 @@ class Steps:
         return await self._move(
             run,
             RunState.TRAINING,
-            detail={"recipe": _digest(plan.keys), "base": str(plan.keys["model_name_or_path"])},
+            detail={
+                "recipe": recipe_digest(plan.keys),
+                "base": str(plan.keys["model_name_or_path"]),
+            },
             attempts=fresh.attempts,
         )
 
@@ -223,8 +212,8 @@ class Steps:
             await self._launcher.submit(job)
         try:
             if not await self._stay_with(run, job):
-                _remove(run.output)
-                return await self._runs.get(run.id)
+                remove(run.output)
+                return await self._given_up(run)
             status = await self._launcher.status(job)
             if status.state is JobState.NEW:
                 # A cluster that was started anew has forgotten a job that was still waiting.
@@ -233,8 +222,10 @@ class Steps:
                 return await self._try_again(run, "it was killed")
             check_ended(plan.command, plan.keys, status, job.log)
             output = await self._launcher.fetch(job, plan.output)
-            figures = await asyncio.to_thread(_finish, run, plan, output)
+            figures = await asyncio.to_thread(finish, run, plan, output)
         except TrainingFailed as exc:
+            # Recipe and log tell what went wrong; half of the weights is of no use, and large.
+            await asyncio.to_thread(remove, run.output)
             return await self._fail(run, str(exc))
         return await self._move(
             run,
@@ -244,7 +235,7 @@ class Steps:
         )
 
     async def _stay_with(self, run: Run, job: Job) -> bool:
-        """Follow the job to its end; false where the run was cancelled meanwhile.
+        """Follow the job to its end; false where nobody wants what it trains any more.
 
         Whatever ends this ends the job, but for a lease that was lost: its new holder has the job.
         Where it is us who are ended, nothing half-done stays, and the next start begins anew.
@@ -268,7 +259,7 @@ class Steps:
                 await self._launcher.stop(job)
                 await asyncio.to_thread(forget_cached, run.attempt)
                 if forget:
-                    _remove(run.attempt)
+                    remove(run.attempt)
         return followed
 
     async def _follow(self, run: Run, job: Job) -> bool:
@@ -296,25 +287,44 @@ class Steps:
                     )
                 if now - looked >= _LOOK_SECONDS:
                     looked = now
-                    if not await self._is_training(run):
+                    if not await self._is_wanted(run):
                         return False
         for progress in reader.feed(b"", last=True):
             watch.check(progress)
             self._on_progress(run, progress)
         return True
 
-    async def _is_training(self, run: Run) -> bool:
-        """Whether nobody has cancelled the run; a database that is away for a moment has not."""
+    async def _is_wanted(self, run: Run) -> bool:
+        """Whether the run was not cancelled, and nobody in its data was erased or refused.
+
+        A database that is away for a moment says neither.
+        """
         try:
-            return await self._runs.state(run.id) is RunState.TRAINING
+            if await self._runs.state(run.id) is not RunState.TRAINING:
+                return False
+            return not (await self._runs.lost_pairs(run)).spoils
         except StoreError as exc:
             log.warning("run_not_looked_at", run=run.id, problem=str(exc))
             return True
+
+    async def _given_up(self, run: Run) -> Run:
+        """The run whose training was stopped: cancelled, or without what was taken out of it."""
+        now = await self._runs.get(run.id)
+        lost = await self._runs.lost_pairs(run)
+        still = now.state is RunState.TRAINING and lost.spoils
+        return await self._collect_again(run, lost) if still else now
 
     async def _evaluate(self, run: Run) -> Run:
         """Ask the gate; what passes goes on, and what cannot be told goes to an operator."""
         if (lost := await self._runs.lost_pairs(run)).spoils:
             return await self._collect_again(run, lost)
+        if run.breaks >= self._limits.attempts:
+            return await self._reject(
+                run,
+                f"Solemate ended {run.breaks} times while this was measured. Is the memory enough?",
+            )
+        # Models are loaded: where that takes us along, nobody is left to count it.
+        begun = await self._runs.note(run, breaks=run.breaks + 1)
         try:
             await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
             result = await self._release.evaluate(run)
@@ -323,7 +333,12 @@ class Steps:
         # A measurement that LLaMA-Factory breaks off ends the same way the next time.
         except (AdapterRejected, TrainingFailed) as exc:
             return await self._fail(run, str(exc))
-        gate = [dataclasses.asdict(figure) for figure in result.figures]
+        except (SolemateError, asyncio.CancelledError):
+            # Somebody is away, or we are asked to end: no fault of what is measured.
+            with suppress(SolemateError, LeaseLost):
+                await self._runs.note(begun, breaks=run.breaks)
+            raise
+        gate = [_storable(dataclasses.asdict(figure)) for figure in result.figures]
         to = {
             "passed": RunState.CANARY,
             "needs_approval": RunState.AWAITING_APPROVAL,
@@ -357,7 +372,7 @@ class Steps:
 
     async def _try_again(self, run: Run, how: str) -> Run:
         """Another attempt in a fresh folder, unless there were too many."""
-        await asyncio.to_thread(_remove, run.output, run.attempt / CACHE)
+        await asyncio.to_thread(remove, run.output, run.attempt / CACHE)
         if run.attempts >= self._limits.attempts:
             return await self._fail(
                 run,
@@ -371,17 +386,16 @@ class Steps:
 
     async def _broke(self, run: Run, problem: str) -> Run:
         """Leave the run for another attempt at the same step, unless there were too many."""
-        self._breaks[run.id, run.state] += 1
-        times = self._breaks[run.id, run.state]
+        times = run.breaks + 1
         if times >= self._limits.attempts:
             return await self._reject(run, f"{problem} This was attempt {times}, the last.")
         log.warning("step_broke", run=run.id, state=run.state, attempt=times)
-        return run
+        return await self._runs.note(run, breaks=times)
 
     async def _collect_again(self, run: Run, lost: Lost) -> Run:
         """Leave out what is no longer in the pool: dataset and adapter are made without it."""
-        await asyncio.to_thread(_forget, run, self._datasets)
-        return await self._move(run, **_again(lost.why))
+        await asyncio.to_thread(forget_run, run, self._datasets)
+        return await self._move(run, **collecting_again(lost.why))
 
     async def _tidy(self) -> None:
         """Keep what the last runs left on disk; registered adapters lie elsewhere."""
@@ -390,7 +404,7 @@ class Steps:
         needed = {run.dataset[:16] for run in kept}
         gone = [run.folder for run in old]
         gone += [folder for folder in self._datasets.glob("*") if folder.name not in needed]
-        await asyncio.to_thread(_remove, *gone)
+        await asyncio.to_thread(remove, *gone)
 
     async def _planned(self, run: Run) -> TrainingPlan:
         frozen = await asyncio.to_thread(load_frozen, self._datasets / run.dataset[:16])
@@ -412,66 +426,15 @@ class Steps:
         return moved
 
 
-async def forget_erased(runs: Runs, datasets: Path, *, now: float | None = None) -> list[str]:
-    """Delete the files that hold what is gone, as of erased people; the runs whose they were.
-
-    Datasets that no run knows are named by themselves. A run that waits for an operator begins
-    again without what is gone; one under way notices that by itself.
-    """
-    at = time.time() if now is None else now
-    found = [run for run in await runs.with_erased() if run.dataset]
-    for run in found:
-        if run.state is RunState.AWAITING_APPROVAL:
-            with suppress(RunMoved):
-                await runs.move(run, who=_ERASURE, now=at, **_again("pairs were erased"))
-                await asyncio.to_thread(_remove, run.folder)
-        elif run.ended or run.adapter:
-            # LLaMA-Factory's log shows rows, too; a registered adapter lies elsewhere.
-            await asyncio.to_thread(_remove, run.folder)
-        await asyncio.to_thread(remove_frozen, datasets / run.dataset[:16])
-    strays = await _strays(runs, datasets, at)
-    for name in [run.dataset[:16] for run in found] + strays:
-        dry = runs.folder.glob(f"dry-*-{name[:8]}")
-        await asyncio.to_thread(_remove, datasets / name, *dry)
-    return [run.id for run in found] + strays
-
-
-async def _strays(runs: Runs, datasets: Path, now: float) -> list[str]:
-    """Datasets that hold what is gone, or that somebody was killed over while writing them.
-
-    What a dry run froze belongs to no run, and so does what a crash kept from being noted.
-    """
-    found = []
-    for folder, manifest, written in await asyncio.to_thread(_datasets_in, datasets):
-        if manifest is None:
-            gone = now - written > _WRITING_SECONDS
-        else:
-            names = [] if manifest.stage == "sft" else [item.id for item in manifest.items]
-            gone = not await runs.holds_all(names)
-        if gone:
-            found.append(folder.name)
-    return found
-
-
-def _datasets_in(folder: Path) -> list[tuple[Path, Manifest | None, float]]:
-    """Each dataset with what it says it holds, None for nothing, and when it was written."""
-    found = []
-    for place in sorted(folder.glob("*")):
-        # One that is being written has a name of its own, and takes its place whole.
-        manifest = None if place.name.startswith(".") else read_manifest(place)
-        with suppress(FileNotFoundError):
-            found.append((place, manifest, place.stat().st_mtime))
-    return found
-
-
-def _again(why: str) -> dict[str, Any]:
-    """How a run begins again: nothing that was measured before is said of it any more."""
-    return {"to": RunState.COLLECTING, "detail": {"why": why}, "dataset": "", "figures": {}}
-
-
-def _forget(run: Run, datasets: Path) -> None:
-    remove_frozen(datasets / run.dataset[:16])
-    _remove(run.folder)
+def _storable(figure: dict[str, Any]) -> dict[str, Any]:
+    """A gate's figure as JSON has it: what is no number is said in words."""
+    odd = {
+        name: value
+        for name, value in figure.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    said = [figure["note"], *(f"{name}: {value}" for name, value in odd.items())]
+    return figure | dict.fromkeys(odd) | {"note": "; ".join(filter(None, said))}
 
 
 def _started(run: Run) -> Job:
@@ -487,65 +450,3 @@ def _job(run: Run, plan: TrainingPlan) -> Job:
         name=f"{run.id}-{run.attempts}",
         program=plan.program,
     )
-
-
-def _finish(run: Run, plan: TrainingPlan, output: Path) -> dict[str, float]:
-    """Draw the curves, seal the files, and count up; `TrainingFailed` for curves gone wrong."""
-    history = _log_history(output)
-    watch = Watch()
-    for point in history:
-        watch.check(TrainingProgress(int(point.get("step", 0)), 0, None, _numbers(point)))
-    points = [point for point in history if "loss" in point]
-    check_learning([float(point["loss"]) for point in points])
-    try:
-        curves = {"sft" if run.stage == "sft" else "dpo": points}
-        draw(History.model_validate(curves), (), run.attempt / CHART)
-    except ValidationError as exc:
-        raise TrainingFailed(f"The training's history in {str(output)!r} is odd: {exc}.") from exc
-    put_seal(
-        output,
-        run=run.id,
-        attempt=run.attempts,
-        dataset=run.dataset,
-        base=str(plan.keys["model_name_or_path"]),
-        recipe=_digest(plan.keys),
-    )
-    return _summary(history)
-
-
-def _summary(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How the training ended, in a few figures."""
-    points = [point for point in history if "loss" in point] or [{}]
-    last = points[-1]
-    runtime = [point["train_runtime"] for point in history if "train_runtime" in point]
-    found = {
-        "steps": last.get("step"),
-        "loss": last.get("loss"),
-        "reward_accuracy": last.get("rewards/accuracies"),
-        "reward_margin": last.get("rewards/margins"),
-        "seconds": runtime[-1] if runtime else None,
-    }
-    return {name: round(float(value), 4) for name, value in found.items() if value is not None}
-
-
-def _log_history(output: Path) -> list[dict[str, Any]]:
-    try:
-        state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
-        return list(state["log_history"])
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise TrainingFailed(
-            f"The training left no readable trainer_state.json in {str(output)!r} ({exc!r})."
-        ) from exc
-
-
-def _numbers(point: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in point.items() if isinstance(value, int | float)}
-
-
-def _digest(keys: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_yaml(keys).encode()).hexdigest()
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -33,6 +33,12 @@ if "nan" in how:
     figures["grad_norm"] = float("nan")
 if "reference" in how:
     figures["rewards/chosen"] = 3.6
+if "endless" in how:
+    figures["grad_norm"] = float("inf")
+if "zero" in how:
+    figures["loss"] = 0.0
+if "rewardless" in how:
+    figures["rewards/margins"] = float("nan")
 def say(step):
     print(str({{name: f"{{value:.4g}}" for name, value in figures.items()}}), flush=True)
     print(f" 10%|#    | {{step}}/4 [00:01<00:03,  1.00s/it]", flush=True)
@@ -50,6 +56,8 @@ if "full" in how:
 (output / "adapter_model.safetensors").write_bytes(b"weights" * 100)
 steps = 2 if "partial" in how else 4
 history = [dict(figures, step=1), dict(figures, step=steps, loss=0.3)]
+if "flat" in how:
+    history = [dict(figures, step=step) for step in range(1, 7)]
 state = {{"global_step": steps, "max_steps": 4, "log_history": history}}
 (output / "trainer_state.json").write_text(json.dumps(state))
 print("done", flush=True)
@@ -80,6 +88,7 @@ class FakeRelease:
     """A gate, registry and canary that say what they are told, and remember what was asked."""
 
     verdict: str = "passed"
+    figure: Figure = Figure()
     outcome: RunState | None = RunState.PROMOTED
     asked: list[str] = field(default_factory=list)
     problem: Exception | None = None
@@ -97,7 +106,7 @@ class FakeRelease:
         self.asked.append("evaluate")
         if self.problem is not None:
             raise self.problem
-        return Verdict(self.verdict)
+        return Verdict(self.verdict, (self.figure,))
 
     async def register(self, run: Run) -> str:
         self.asked.append("register")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from apscheduler.triggers.cron import CronTrigger
 
 from core.database import upsert
 from core.errors import ConfigError
@@ -19,8 +22,12 @@ from tests.training.stand_in import Workshop
 from training import schedule
 from training.lease import Lease
 from training.pairs import to_row
-from training.runs import Run, Runs, RunState
+from training.runs import ENDED, Run, Runs, RunState
 from training.schedule import Schedule, Timetable, cron_trigger
+
+# The days before Europe's clocks go forward, and back.
+SPRING = datetime(2026, 3, 28, tzinfo=UTC)
+AUTUMN = datetime(2026, 10, 24, tzinfo=UTC)
 
 
 def test_weekdays_are_names() -> None:
@@ -51,6 +58,14 @@ def test_the_night_comes_once_whatever_the_clocks_do(before: datetime, after: da
     first = trigger.get_next_fire_time(None, before)
     assert first == after
     assert trigger.get_next_fire_time(first, first) == after + timedelta(days=1)
+
+
+def test_the_control_by_the_clock_on_the_wall_a_night_is_an_hour_off() -> None:
+    of_europe = CronTrigger.from_crontab("0 3 * * *", timezone="Europe/Berlin")
+    for before, hours in ((SPRING, 23), (AUTUMN, 25)):
+        first = of_europe.get_next_fire_time(None, before)
+        second = of_europe.get_next_fire_time(first, first)
+        assert second.timestamp() - first.timestamp() == hours * HOUR
 
 
 def timetable(tmp_path: Path, cron: str = "0 3 * * *") -> Timetable:
@@ -176,7 +191,7 @@ async def test_a_run_is_seen_through_by_whoever_waits_for_it(store: Store, tmp_p
 
 @pytest.fixture
 async def shop(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    monkeypatch.setattr("training.steps.draw", lambda *_: None)
+    monkeypatch.setattr("training.finish.draw", lambda *_: None)
     made = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
     await _keep(store, made)
     return made
@@ -190,13 +205,13 @@ def at_once(store: Store, shop: Workshop, tmp_path: Path) -> Schedule:
     return Schedule(place.look(), shop.steps(), shop.runs, lease, often)
 
 
-async def ended(shop: Workshop, leading: Schedule) -> Run:
-    """The run when it has ended, driven by this one."""
+async def driven(shop: Workshop, leading: Schedule, to: Collection[RunState] = ENDED) -> Run:
+    """The run when it has got there, driven by this one."""
     over, move = asyncio.Event(), shop.runs.move
 
     async def moved(run: Run, to: RunState, **changes: Any) -> Run:
         found = await move(run, to, **changes)
-        if found.ended:
+        if found.state in to:
             over.set()
         return found
 
@@ -223,7 +238,7 @@ async def test_a_step_that_breaks_in_a_way_nobody_foresaw_ends_the_run_after_som
 
     shop.freeze = broken  # type: ignore[method-assign, assignment]
     await shop.begun()
-    run = await ended(shop, at_once(store, shop, tmp_path))
+    run = await driven(shop, at_once(store, shop, tmp_path))
     assert (run.state, tries) == (RunState.REJECTED, 3)
     assert "RuntimeError" in run.problem
     assert "somebody" not in run.problem
@@ -237,8 +252,23 @@ async def test_a_paused_loop_still_looks_at_what_is_tried_on_people(
     await shop.steps().advance(run)
     shop.fake.outcome = RunState.ROLLED_BACK
     (tmp_path / "paused").touch()
-    run = await ended(shop, at_once(store, shop, tmp_path))
+    run = await driven(shop, at_once(store, shop, tmp_path))
     assert run.state is RunState.ROLLED_BACK
+
+
+async def test_a_paused_loop_still_leaves_out_who_was_erased(
+    shop: Workshop, store: Store, tmp_path: Path
+) -> None:
+    run = await shop.until(RunState.EVALUATING)
+    gone = shop.pool.pop(3)
+    this = sa.delete(pairs).where(pairs.c.id == gone.id)
+    await store.run(lambda connection: connection.execute(this))
+    (tmp_path / "paused").touch()
+    collecting = {RunState.COLLECTING}
+    found = await driven(shop, at_once(store, shop, tmp_path), collecting)
+    assert (found.state, found.dataset) == (RunState.COLLECTING, "")
+    assert not run.folder.exists()
+    assert shop.fake.asked == []
 
 
 async def test_a_paused_loop_begins_no_canary(shop: Workshop, store: Store, tmp_path: Path) -> None:
@@ -246,7 +276,7 @@ async def test_a_paused_loop_begins_no_canary(shop: Workshop, store: Store, tmp_
     (tmp_path / "paused").touch()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.0):
-            await ended(shop, at_once(store, shop, tmp_path))
+            await driven(shop, at_once(store, shop, tmp_path))
     assert (await shop.runs.get(run.id)).adapter == ""
     assert shop.fake.asked == ["evaluate"]
 

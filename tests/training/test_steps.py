@@ -22,15 +22,16 @@ from core.routes import Route, change_route
 from core.store import Store
 from core.tables import adapters, pairs
 from tests.training.run_parts import count_words
-from tests.training.stand_in import Workshop, with_limits
+from tests.training.stand_in import Figure, Workshop, with_limits
 from training.charts import draw
 from training.dataset import FreezeRules, Frozen, RunStage, freeze_pairs
+from training.erasure import forget_erased
 from training.launchers import Job, LocalLauncher
 from training.lease import Lease, LeaseLost
 from training.pairs import PreferencePair, to_row
 from training.runs import Run, RunMoved, Runs, RunState
 from training.seal import check_seal
-from training.steps import ENOUGH_BYTES, Steps, forget_erased
+from training.steps import ENOUGH_BYTES, Steps
 
 S = RunState
 _NIGHTLY = pytest.mark.nightly
@@ -39,7 +40,7 @@ _NIGHTLY = pytest.mark.nightly
 @pytest.fixture
 async def shop(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     # A picture takes a second; one test looks at a real one.
-    monkeypatch.setattr("training.steps.draw", lambda *_: None)
+    monkeypatch.setattr("training.finish.draw", lambda *_: None)
     made = Workshop(tmp_path, Runs(store, tmp_path / "runs"))
     await keep(store, made.pool)
     return made
@@ -106,7 +107,7 @@ async def test_progress_is_told_while_it_trains(shop: Workshop) -> None:
 async def test_curves_and_log_lie_beside_the_sealed_adapter(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.steps.draw", draw)
+    monkeypatch.setattr("training.finish.draw", draw)
     run = await shop.until(S.EVALUATING)
     assert (run.attempt / "training.png").read_bytes().startswith(b"\x89PNG")
     assert "done" in (run.attempt / "train.log").read_text()
@@ -130,6 +131,10 @@ async def test_curves_and_log_lie_beside_the_sealed_adapter(
         ("fail", "ValueError: the pairs taste bad"),
         ("nan hang", "grad_norm became nan"),
         ("reference hang", "3.6 instead of 0"),
+        ("endless", "grad_norm became inf"),
+        ("zero", "loss became 0"),
+        ("rewardless", "rewards/margins became nan"),
+        ("flat", "loss stayed at 0.69"),
     ],
 )
 async def test_a_training_that_went_wrong_is_rejected_and_never_evaluated(
@@ -140,6 +145,20 @@ async def test_a_training_that_went_wrong_is_rejected_and_never_evaluated(
     assert problem in run.problem
     assert shop.fake.asked == []
     assert list(processes_of(shop.folder)) == []
+    # What it had of weights is of no use; what it said is.
+    assert not run.output.exists()
+    assert (run.attempt / "train.log").stat().st_size
+
+
+@pytest.mark.parametrize("how", ["nan", "endless", "zero", "flat"])
+async def test_the_control_whoever_does_not_look_at_the_figures_lets_each_of_them_go_live(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """They all come to their end with status 0, and leave every file."""
+    monkeypatch.setattr("training.progress.Watch.check", lambda *_: None)
+    monkeypatch.setattr("training.finish.check_learning", lambda _: None)
+    shop.told(how)
+    assert (await shop.until(S.PROMOTED)).adapter
 
 
 async def test_the_control_whoever_goes_by_the_weights_lets_half_a_training_go_live(
@@ -465,6 +484,18 @@ async def test_what_the_gate_refuses_is_never_registered(shop: Workshop) -> None
     assert run.evaluated
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+async def test_a_figure_that_is_no_number_refuses_whatever_the_database(
+    shop: Workshop, value: float
+) -> None:
+    """PostgreSQL takes no such thing: the gate would be asked again for ever."""
+    shop.fake.verdict = "failed"
+    shop.fake.figure = Figure("G3 margin", value, "> 0", False, "12 pairs")
+    run = await shop.until(S.REJECTED)
+    (figure,) = (await shop.runs.get(run.id)).figures["gate"]
+    assert (figure["value"], figure["note"]) == (None, f"12 pairs; value: {value}")
+
+
 async def test_what_cannot_be_told_waits_for_an_operator(shop: Workshop) -> None:
     shop.fake.verdict = "needs_approval"
     run = await shop.until(S.AWAITING_APPROVAL)
@@ -490,21 +521,79 @@ async def test_a_gate_that_refuses_by_itself_is_quoted(shop: Workshop) -> None:
 async def test_a_gate_that_is_killed_is_tried_again_as_often_as_a_training(shop: Workshop) -> None:
     run = await shop.until(S.EVALUATING)
     shop.fake.problem = TrainingKilled("llamafactory-cli train was killed.")
-    steps = shop.steps()
-    assert await steps.advance(run) == run
-    assert await steps.advance(run) == run
-    run = await steps.advance(run)
+    for _ in range(2):
+        # Each time by a solemate that was started anew.
+        run = await shop.steps().advance(await shop.runs.get(run.id))
+        assert run.state is S.EVALUATING
+    run = await shop.steps().advance(await shop.runs.get(run.id))
     assert run.state is S.REJECTED
     assert "was killed" in run.problem
+    assert shop.fake.asked.count("evaluate") == 3
+
+
+async def test_attempts_at_a_step_that_breaks_are_counted_through_restarts(shop: Workshop) -> None:
+    run = await shop.until(S.COLLECTING)
+    for _ in range(2):
+        found = await shop.runs.get(run.id)
+        assert (await shop.steps().broken(found, RuntimeError())).state is S.COLLECTING
+    # The next step begins to count anew.
+    run = await shop.steps().advance(await shop.runs.get(run.id))
+    for attempt in range(3):
+        assert (run.state, run.breaks) == (S.FROZEN, attempt)
+        run = await shop.steps().broken(await shop.runs.get(run.id), RuntimeError())
+    assert run.state is S.REJECTED
+    assert "attempt 3, the last" in run.problem
+
+
+class Died(BaseException):
+    """What nobody catches, as nobody does anything after a kill."""
+
+
+async def test_a_gate_that_takes_solemate_along_is_given_up_as_well(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(run: Run) -> None:
+        shop.fake.asked.append("evaluate")
+        raise Died
+
+    run = await shop.until(S.EVALUATING)
+    monkeypatch.setattr(shop.fake, "evaluate", die)
+    for _ in range(3):
+        with pytest.raises(Died):
+            await shop.steps().advance(await shop.runs.get(run.id))
+    run = await shop.steps().advance(await shop.runs.get(run.id))
+    assert run.state is S.REJECTED
+    assert "ended 3 times while this was measured" in run.problem
     assert shop.fake.asked.count("evaluate") == 3
 
 
 async def test_a_model_server_that_is_away_rejects_nothing(shop: Workshop) -> None:
     run = await shop.until(S.EVALUATING)
     shop.fake.problem = ModelUnavailable("away")
-    with pytest.raises(ModelUnavailable):
-        await shop.steps().advance(run)
-    assert await shop.runs.state(run.id) is S.EVALUATING
+    for _ in range(5):
+        with pytest.raises(ModelUnavailable):
+            await shop.steps().advance(await shop.runs.get(run.id))
+    assert await shop.runs.get(run.id) == run
+
+
+async def test_whoever_stops_solemate_during_the_gate_costs_no_attempt(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def wait(run: Run) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    run = await shop.until(S.EVALUATING)
+    monkeypatch.setattr(shop.fake, "evaluate", wait)
+    task = asyncio.create_task(shop.steps().advance(run))
+    await begun.wait()
+    assert (await shop.runs.get(run.id)).breaks == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await shop.runs.get(run.id) == run
 
 
 async def test_a_canary_that_is_not_decided_is_asked_again(shop: Workshop) -> None:
@@ -568,6 +657,34 @@ async def test_a_training_that_somebody_left_behind_is_stopped_for_an_erasure(
     assert run.state is S.COLLECTING
     assert list(processes_of(shop.folder)) == []
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("state", ["", "refused"])
+async def test_a_training_is_stopped_as_soon_as_somebody_in_it_is_erased_or_refused(
+    shop: Workshop, store: Store, state: str
+) -> None:
+    seconds = count(0.0, 1.0)
+    shop.clock = lambda: next(seconds)
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    old = shop.folder / "datasets" / run.dataset[:16]
+    begun = asyncio.Event()
+    task = asyncio.create_task(
+        with_limits(shop, stall_seconds=1e9, timeout_seconds=1e9)
+        .steps(lambda run, progress: begun.set())
+        .advance(run)
+    )
+    await begun.wait()
+    gone = shop.pool.pop(3)
+    await lose(store, gone, state)
+    run = await task
+    assert (run.state, run.dataset) == (S.COLLECTING, "")
+    assert list(processes_of(shop.folder)) == []
+    assert not run.folder.exists()
+    assert not old.exists()
+    shop.told("good")
+    run = await shop.until(S.PROMOTED, run=run)
+    assert gone.id not in await shop.runs.pairs_of(run.id)
 
 
 async def test_a_training_that_finds_its_rows_deleted_by_an_erasure_begins_again(

@@ -259,7 +259,7 @@ async def _show_what_would_run(
     folder = settings.state.absolute() / "runs" / f"dry-{stage}-{frozen.manifest.digest[:8]}"
     would = Run(
         *(folder.name, "", stage, recipe, RunState.FROZEN, "", "", folder),
-        *(frozen.manifest.digest, "", {}, "", 1, now, now),
+        *(frozen.manifest.digest, "", {}, "", 1, 0, now, now),
     )
     plan = plan_run(settings, would, frozen)
     path = write_recipe(plan.command, plan.keys, plan.folder)
