@@ -294,6 +294,17 @@ async def test_an_export_is_complete_and_has_nothing_of_others(store: Store, inb
     assert [one["id"] for one in found["pairs"]] == ["p1"]
 
 
+async def test_the_control_without_a_tombstone_what_comes_again_is_stored(store: Store) -> None:
+    said = turn("r1", ANN, "a", SECRET, 10.0)
+    await store.add_turn(said)
+    await erase(store, ANN, now=100.0)
+    await store.add_turn(said)
+    assert SECRET not in await everything(store)
+    await store.run(lambda connection: connection.execute(sa.delete(tombstones)))
+    await store.add_turn(said)
+    assert SECRET in await everything(store)
+
+
 # Nothing of an erased person stays in SQLite's files, while others work with them.
 
 

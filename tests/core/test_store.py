@@ -404,6 +404,25 @@ async def test_vote_churn_ends_with_each_persons_last_vote(store: Store, sequenc
             assert await store.verdict(reply, "u0") is None
 
 
+async def test_the_control_whoever_counts_the_first_vote_is_often_wrong(store: Store) -> None:
+    dice, wrong = random.Random(7), 0
+    for number in range(20):
+        reply, last = f"r{number}", dict[str, list[Feedback]]()
+        await store.add_turn(make_turn(reply, conversation=f"c{number}"))
+        for _ in range(8):
+            await _vote(store, dice, reply, last)
+        counted = {user: votes[-1].rating for user, votes in last.items() if votes}
+        query = (
+            sa.select(feedback_events.c.user_id, feedback_events.c.rating)
+            .where(feedback_events.c.reply_id == reply)
+            .order_by(feedback_events.c.id.desc())
+        )
+        # Of each person's rows the first one is what is left.
+        rows = await store.run(lambda connection, query=query: connection.execute(query).all())
+        wrong += {row.user_id: Rating(row.rating) for row in rows} != counted
+    assert wrong > 5
+
+
 async def _vote(
     store: Store, dice: random.Random, reply: str, last: dict[str, list[Feedback]]
 ) -> None:
@@ -655,6 +674,15 @@ async def torture(url: str, *, kills: int, events: int) -> None:
 
 async def test_a_killed_writer_loses_and_repeats_nothing(store_url: str) -> None:
     await torture(store_url, kills=3, events=90)
+
+
+async def test_the_control_whoever_tells_before_the_commit_loses_verdicts(store_url: str) -> None:
+    async with Store(store_url) as store:
+        await store.add_turn(make_turn())
+    early = {"EARLY": "1"}
+    acked = await asyncio.to_thread(write_until_killed, store_url, 0, 30, early)
+    async with Store(store_url) as store:
+        assert await count(store, feedback_events) < len(acked)
 
 
 @pytest.mark.nightly

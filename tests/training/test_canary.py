@@ -187,6 +187,44 @@ def test_a_drop_from_seventy_to_fifty_percent_is_caught_within_forty_ratings() -
     assert median(number or 1000 for number in found) <= 40
 
 
+def first_harm_beside(rng: random.Random, share: float, liked: float) -> int | None:
+    """After how many of its ratings a canary is rolled back, where nothing was known of the live
+    adapter before: it is rated by all the others meanwhile, and liked by seven in ten.
+    """
+    disliked: list[bool] = []
+    live = Evidence()
+    while len(disliked) < 120:
+        disliked += rated(liked, 5, rng)
+        others = round(len(disliked) * (1 - share) / share) - live.live_rated
+        live = replace(
+            live,
+            live_rated=live.live_rated + others,
+            live_liked=live.live_liked + others - sum(rated(0.7, others, rng)),
+        )
+        if rating_test(live, RULES).look(disliked) is Standing.HARMFUL:
+            return len(disliked)
+    return None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("canaries", [60, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_a_drop_is_seen_also_where_the_live_adapter_is_only_rated_meanwhile(
+    share: float, canaries: int
+) -> None:
+    rng = random.Random(26)
+    found = [first_harm_beside(rng, share, 0.5) for _ in range(canaries)]
+    assert sum(number is not None for number in found) >= 0.8 * canaries
+    equal = [first_harm_beside(rng, share, 0.7) for _ in range(canaries)]
+    assert sum(number is not None for number in equal) <= 0.1 * canaries
+
+
+def test_thumbs_alone_tell_no_harm_where_nobody_has_rated_the_live_adapter() -> None:
+    """The weakness of a test that knows nothing to compare with; failures and slowness are seen."""
+    rng = random.Random(27)
+    found = [first_harm(rated(0.5, 150, rng), known_live(rng, 0.7, 5)) for _ in range(20)]
+    assert found.count(None) >= 18
+
+
 def stands(disliked: list[bool], live: Evidence) -> tuple[bool, bool]:
     """Whether whoever looks after every rating ever sees harm, or ever sees that there is none."""
     test = rating_test(live, RULES)

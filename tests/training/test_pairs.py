@@ -564,6 +564,16 @@ async def test_a_planted_shop_is_held_back_whatever_its_share(
     assert clean_held <= 0.05 * (size - planted) * batches
 
 
+async def test_the_control_without_filters_and_alarms_the_planted_shop_is_taught(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.collect.examine", lambda *_: None)
+    monkeypatch.setattr("training.collect.alarms", lambda *_: [])
+    assert await _poisoned(world, 50, 3, random.Random(1)) == (0, 0)
+    taught = await accepted(world.store, NOW, ANYONE)
+    assert sum(any(one in pair.chosen for one in PLANTED) for pair in taught) == 3
+
+
 # What a run gets.
 
 

@@ -114,6 +114,18 @@ async def test_events_that_always_qualify_make_one_run_a_day(place: Place) -> No
     assert len(begun) == 4
 
 
+async def test_the_control_without_a_rest_the_same_events_make_a_run_at_every_look(
+    place: Place,
+) -> None:
+    restless = replace(RULE, cooldown_seconds=0.0)
+    for number in range(12):
+        place.now += 2 * HOUR
+        place.pool += [(f"more-{place.now}-{n}", f"person-{n}") for n in range(60)]
+        run = await place.look(restless)()
+        assert run is not None, number
+        await place.end(run)
+
+
 async def test_pausing_stops_the_loop_at_the_next_look(place: Place) -> None:
     place.paused.touch()
     assert await place.look()() is None
