@@ -39,9 +39,9 @@ _LISTED = 20
 # A passage that is this much less likely than the best, or than certainty, is not worth reading.
 _WORTH_OF_BEST = 0.2
 _WORTH_READING = 0.03
-# The second of two things that are compared may be far behind the best: down to a twentieth of its
+# The second of two things that are compared may be far behind the best: down to a hundredth of its
 # probability was seen.
-_WORTH_COMPARING = 0.02
+_WORTH_COMPARING = 0.005
 # A follow-up's own words have to be worth so much for their absence to say something: 多少钱 and
 # "cost" are worth 2.4 and 3.4, "when she is five" 1.
 _TELLING = 2.0
