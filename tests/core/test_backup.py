@@ -181,7 +181,7 @@ async def test_a_restore_that_something_is_in_the_way_of_puts_back_what_was_ther
     if last and place.kind == "sqlite":
         stuck(lambda _, target: target == place.file)
     elif last:
-        monkeypatch.setattr("core.restore._LOCK_SECONDS", "no number")
+        monkeypatch.setattr("core.restored_database._LOCK_SECONDS", "no number")
     else:
         stuck(lambda source, _: source.name == "shoes-v2")
     with pytest.raises(StoreError, match=r"in its place again.*replaced-"):
@@ -200,13 +200,14 @@ async def test_a_restore_that_something_is_in_the_way_of_puts_back_what_was_ther
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from core import restore
 from core.backup import Place
+from core.restore import restore
+from core.restored_database import RESTORED_DATABASES
 
-for kind in (restore._Sqlite, restore._Postgres):
+for kind in RESTORED_DATABASES.values():
     kind.exchange = lambda self: os._exit(9)
 url, state, file = sys.argv[1:]
-asyncio.run(restore.restore(Place(url, Path(state)), Path(file)))
+asyncio.run(restore(Place(url, Path(state)), Path(file)))
 """
 
 
