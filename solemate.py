@@ -23,6 +23,7 @@ from rich.table import Table
 
 from core.errors import ConfigError, SolemateError, StoreError
 from core.opening import (
+    backed_up,
     on_disk,
     open_tracing,
     open_vision,
@@ -53,7 +54,6 @@ from training.commands import inbox as inbox_commands
 if TYPE_CHECKING:
     from bots.opening import OpenFront
     from bots.terminal import Expert
-    from core.backup import Place
     from core.doctor import Probe
     from core.expert import Opened
     from core.inbox import Inbox
@@ -190,7 +190,7 @@ def backup(
 
     settings: Settings = context.obj
     with err.status("Backing up…"):
-        place, target = _backed_up(settings), folder or settings.state / "backups"
+        place, target = backed_up(settings), folder or settings.state / "backups"
         made = run(back_up(place, target, keep_days=keep_days, models=models))
     if as_json:
         print_json({**asdict(made), "file": str(made.file)})
@@ -223,7 +223,7 @@ def restore(
         print_rows([found], as_json)
         return
     with err.status("Restoring…"):
-        done = run(restore_from(_backed_up(context.obj), file))
+        done = run(restore_from(backed_up(context.obj), file))
     if as_json:
         print_json({**asdict(done), "set_aside": [str(folder) for folder in done.set_aside]})
         return
@@ -323,7 +323,9 @@ async def _up(settings: Settings) -> None:
             listener = stack.enter_context(
                 listening(settings.web.host, settings.web.port, "SOLEMATE__WEB__PORT")
             )
-            opened = await stack.enter_async_context(open_expert(settings, embedded_server))
+            opened = await stack.enter_async_context(
+                open_expert(settings, embedded_server, upgrade=True)
+            )
             await note_policy(opened.store, settings, who=starter())
             await opened.vision.warm()
         await warn_of_others(settings, opened.link, complete=opened.registry.complete)
@@ -533,12 +535,6 @@ def _photo_bytes(path: Path, settings: Settings) -> bytes:
         raise ImageRejected(
             f"The photo {str(path)!r} cannot be read: {exc.strerror}.", code="photo_broken"
         ) from exc
-
-
-def _backed_up(settings: Settings) -> Place:
-    from core.backup import Place
-
-    return Place(settings.database.address, settings.state)
 
 
 if __name__ == "__main__":

@@ -146,8 +146,7 @@ async def back_up(
     large. Raises `NotFound` without a database, `StoreError` when it is damaged or cannot be read,
     `DataError` when the file came out wrong.
     """
-    at = time.time() if now is None else now
-    return await asyncio.to_thread(_back_up, place, folder, keep_days, models, at)
+    return await asyncio.to_thread(make_backup, place, folder, keep_days, models, now)
 
 
 def merged_models(state: Path) -> list[Merged]:
@@ -210,6 +209,9 @@ def check_sqlite(connection: sqlite3.Connection) -> None:
 def read_tombstones(url: str) -> Mapping[str, float]:
     """Who was erased, by pseudonym, and when; `StoreError` when the database cannot be read."""
     with reading(url) as connection:
+        # The first versions erased nobody.
+        if not sa.inspect(connection).has_table(tombstones.name):
+            return {}
         rows = connection.execute(sa.select(tombstones.c.user_id, tombstones.c.erased_at))
         return {row.user_id: row.erased_at for row in rows}
 
@@ -309,9 +311,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _back_up(
-    place: Place, folder: Path, keep_days: float | None, models: bool, at: float
+def make_backup(
+    place: Place,
+    folder: Path,
+    keep_days: float | None = None,
+    models: bool = False,
+    now: float | None = None,
 ) -> BackedUp:
+    """What `back_up` does, for whoever is on a thread of its own."""
+    at = time.time() if now is None else now
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = folder / f"solemate-{stamp(at)}.zip"
     # It holds people's words and the secret of their pseudonyms: nobody else's to read, and on
@@ -351,9 +359,9 @@ def _copy_sqlite(place: Place, snapshot: Path) -> tuple[str, Mapping[str, float]
             # Deleted words would stay readable in the file's free pages.
             copy.execute("VACUUM")
             revision = copy.execute("SELECT version_num FROM alembic_version").fetchone()[0]
-            return revision, dict(copy.execute("SELECT user_id, erased_at FROM tombstones"))
     except sqlite3.Error as exc:
         raise StoreError(f"The database {str(place.file)!r} cannot be copied: {exc}.") from exc
+    return revision, read_tombstones(f"sqlite:///{snapshot}")
 
 
 def _dump(place: Place, snapshot: Path) -> tuple[str, Mapping[str, float]]:

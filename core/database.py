@@ -6,7 +6,7 @@ SQLite and PostgreSQL alike, by SQLAlchemy; what they spell differently stands h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -64,6 +63,20 @@ def open_database(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def not_opened(url: sa.URL, failure: sa.exc.DatabaseError) -> StoreError:
+    """What is to be said of a database that cannot be opened, and what to do about it."""
+    if url.get_backend_name() != "sqlite":
+        advice = "Start its server, or mend SOLEMATE__DATABASE__URL."
+    elif isinstance(failure, sa.exc.OperationalError):
+        advice = "Make room on its disk, or fix its rights."
+    else:
+        advice = "Put a backup in its place with `solemate restore`, or move it away."
+    problem = str(failure.orig).strip().rstrip(".")
+    return StoreError(
+        f"The database {url.render_as_string()!r} cannot be opened: {problem}. {advice}"
+    )
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must not begin transactions by itself, or BEGIN IMMEDIATE comes too late.
     connection.isolation_level = None
@@ -91,24 +104,28 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the tables to the newest version; `StoreError` when they are newer than we are."""
-    config = _migrations()
+def migrate(engine: sa.Engine, before_upgrade: Callable[[], None] | None = None) -> None:
+    """Make the tables; bring older ones to our version once `before_upgrade` has returned.
+
+    `StoreError` when they are newer than we are, or older and there is no `before_upgrade`: a
+    program of their own version may be running on them.
+    """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # Two processes that start together migrate one after the other.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        found = revision_of(connection)
+        if found == newest_revision():
+            return
+        if found and before_upgrade is not None and found in revisions():
+            before_upgrade()
+        else:
+            check_tables(connection)
+        config = _migrations()
         config.attributes["connection"] = connection
-        before = revision_of(connection)
-        try:
-            command.upgrade(config, "head")
-        except CommandError as exc:
-            raise StoreError(
-                f"The database was written by a newer solemate ({exc}); upgrade the program, or "
-                "restore the backup made before the upgrade."
-            ) from exc
-        if before not in ("", after := revision_of(connection)):
-            log.info("tables_upgraded", before=before, after=after)
+        command.upgrade(config, "head")
+        if found:
+            log.info("tables_upgraded", before=found, after=revision_of(connection))
 
 
 def revision_of(connection: Connection) -> str:
@@ -123,11 +140,16 @@ def check_tables(connection: Connection) -> bool:
     """
     found, newest = revision_of(connection), newest_revision()
     if found and found != newest:
-        kind = "an older" if found in revisions() else "a newer"
+        old = found in revisions()
+        advice = (
+            "`solemate up` backs the database up and brings them up to date; stop the older one "
+            "first."
+            if old
+            else "Upgrade the program here, or restore the backup made before the upgrade."
+        )
         raise StoreError(
-            f"The database's tables are of {kind} solemate (version {found}, this program's is "
-            f"{newest}). Run the same version here and there; `solemate up` of the newer one "
-            "brings them up to date."
+            f"The database's tables are of {'an older' if old else 'a newer'} solemate (version "
+            f"{found}, this program's is {newest}). {advice}"
         )
     return bool(found)
 

@@ -198,7 +198,7 @@ async def _store(settings: Settings) -> Finding:
         return _store_in_use(running)
     try:
         if old := await asyncio.to_thread(_old_tables, address):
-            advice = "Run `solemate backup`; `solemate up` brings them up to date."
+            advice = "`solemate up` brings them up to date, after a `solemate backup` of its own."
             return Finding("store", Health.WARNING, old, advice)
         async with Store(address) as store:
             server = await store.run(lambda connection: connection.dialect.server_version_info)

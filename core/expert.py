@@ -56,13 +56,18 @@ class Opened:
 
 
 @asynccontextmanager
-async def open_expert(settings: Settings, start_server: StartServer) -> AsyncIterator[Opened]:
-    """Open the store, the index, the eyes and the model, and put the engine on top."""
+async def open_expert(
+    settings: Settings, start_server: StartServer, *, upgrade: bool = False
+) -> AsyncIterator[Opened]:
+    """Open the store, the index, the eyes and the model, and put the engine on top.
+
+    With `upgrade` the tables of an older solemate are brought to this one's version.
+    """
     live = live_adapter(settings.model)
     async with AsyncExitStack() as stack:
         if link := open_link(settings):
             await stack.enter_async_context(link)
-        store = await stack.enter_async_context(open_store(settings, link=link))
+        store = await stack.enter_async_context(open_store(settings, link=link, upgrade=upgrade))
         index, retriever = await open_retriever(settings)
         vision = open_vision(settings)
         model = await stack.enter_async_context(open_model(settings, start_server))

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,12 +15,14 @@ from urllib.parse import urlsplit
 import structlog
 import typer
 
-from core.errors import ConfigError, SolemateError
+from core.errors import ConfigError, SolemateError, StoreError
 from core.logs import configure_logs
+from core.printing import err
 from core.settings import Settings, at_root, load_settings
 from core.tracing import Tracing
 
 if TYPE_CHECKING:
+    from core.backup import Place
     from core.colours import ColourVision
     from core.engine import Options
     from core.index import IndexFolder
@@ -78,9 +81,16 @@ def open_tracing(settings: Settings, service: str) -> Iterator[Tracing]:
 
 
 def open_store(
-    settings: Settings, *, exclusive: bool = True, link: RedisLink | None = None
+    settings: Settings,
+    *,
+    exclusive: bool = True,
+    link: RedisLink | None = None,
+    upgrade: bool = False,
 ) -> Store:
-    """The database, to be opened with `async with`; `link` remembers the last rounds beside it."""
+    """The database, to be opened with `async with`; `link` remembers the last rounds beside it.
+
+    With `upgrade` tables of an older version are backed up and brought to ours; else refused.
+    """
     from core.rounds import Rounds
     from core.store import Store
 
@@ -88,7 +98,36 @@ def open_store(
     if link is not None:
         kept = settings.conversation
         rounds = Rounds(link, rounds=kept.rounds, expire_seconds=kept.expire_minutes * 60)
-    return Store(settings.database.address, exclusive=exclusive, rounds=rounds)
+    return Store(
+        settings.database.address,
+        exclusive=exclusive,
+        rounds=rounds,
+        before_upgrade=partial(_back_up_old_tables, settings) if upgrade else None,
+    )
+
+
+def backed_up(settings: Settings) -> Place:
+    """What a backup is made of, and restored to."""
+    from core.backup import Place
+
+    return Place(settings.database.address, settings.state)
+
+
+def _back_up_old_tables(settings: Settings) -> None:
+    """Keep what the older program can read: only with it there is a way back."""
+    from core.backup import make_backup
+
+    place = backed_up(settings)
+    try:
+        kept = f"a backup of them is in {make_backup(place, settings.state / 'backups').file}"
+    except StoreError as exc:
+        if place.kind == "sqlite":
+            raise
+        # Whoever looks after a PostgreSQL may have backups without our having pg_dump.
+        kept = f"without a backup: {str(exc).rstrip('.')}"
+    log.warning("tables_are_old", kept=kept)
+    sentence = f"The database's tables are of an older solemate, and are upgraded: {kept}."
+    err.print(sentence, style="yellow", markup=False)
 
 
 def open_link(settings: Settings) -> RedisLink | None:

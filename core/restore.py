@@ -92,7 +92,8 @@ async def restore(place: Place, file: Path, *, now: float | None = None) -> Rest
             copy = state.scratch / manifest.database
             database = RESTORED_DATABASES[place.kind](place, copy, aside, stack)
             await asyncio.to_thread(database.load)
-            async with Store(database.url, exclusive=False) as store:
+            # Of older tables the backup itself is what is kept.
+            async with Store(database.url, exclusive=False, before_upgrade=lambda: None) as store:
                 for user_id, moment in erased.items():
                     await erase(store, user_id, now=moment, who="restore", wipe=False)
                 verified = await audit.verify(store)
@@ -333,9 +334,7 @@ def _present(place: Place) -> Mapping[str, float]:
     A PostgreSQL that cannot be asked must not bring anybody back: `StoreError`.
     """
     if place.kind == "postgresql":
-        with reading(place.url) as connection:
-            known = sa.inspect(connection).has_table(tombstones.name)
-        return read_tombstones(place.url) if known else {}
+        return read_tombstones(place.url)
     if not place.file.exists():
         return {}
     try:

@@ -26,7 +26,7 @@ import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import Connection, make_url
 
-from core.database import CONNECTIONS, migrate, open_database, upsert
+from core.database import CONNECTIONS, migrate, not_opened, open_database, upsert
 from core.errors import NotFound, StoreError
 from core.messages import (
     ChatMessage,
@@ -84,15 +84,18 @@ class Store:
         *,
         exclusive: bool = True,
         rounds: Rounds | None = None,
+        before_upgrade: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`exclusive` takes the lock that keeps a second writer away from a SQLite file.
 
-        `rounds` remembers the last turns of conversations beside the database.
+        `rounds` remembers the last turns of conversations beside the database. Older tables are
+        upgraded after `before_upgrade`; without it they are refused.
         """
         self._url = make_url(url)
         self._exclusive = exclusive
         self._rounds = rounds
+        self._before_upgrade = before_upgrade
         self._clock = clock
         self._known: _Known | None = None
         self._exit = AsyncExitStack()
@@ -127,7 +130,7 @@ class Store:
         await self._exit.aclose()
 
     def _open(self) -> sa.Engine:
-        """Take the lock, connect, and bring the tables to the newest version."""
+        """Take the lock, connect, and see that the tables are of our version."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             file = Path(self._url.database)
             try:
@@ -142,22 +145,10 @@ class Store:
         engine = open_database(self._url)
         self._exit.callback(engine.dispose)
         try:
-            migrate(engine)
+            migrate(engine, self._before_upgrade)
         except sa.exc.DatabaseError as exc:
-            problem = str(exc.orig).strip().rstrip(".")
-            raise StoreError(
-                f"The database {self._url.render_as_string()!r} cannot be opened: {problem}. "
-                + self._advice(exc)
-            ) from exc
+            raise not_opened(self._url, exc) from exc
         return engine
-
-    def _advice(self, failure: sa.exc.DatabaseError) -> str:
-        """What to do about a database that cannot be opened."""
-        if self._url.get_backend_name() != "sqlite":
-            return "Start its server, or mend SOLEMATE__DATABASE__URL."
-        if isinstance(failure, sa.exc.OperationalError):
-            return "Make room on its disk, or fix its rights."
-        return "Put a backup in its place with `solemate restore`, or move it away."
 
     def _lock(self, file: Path) -> None:
         # Taken on the store's thread, released on the event loop's.

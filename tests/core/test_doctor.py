@@ -447,7 +447,7 @@ async def test_a_database_of_a_newer_program_is_ill(tmp_path: Path, store_url: s
     found = (await findings(tmp_path, DATABASE__URL=store_url))["store"]
     assert found.health is Health.ILL
     assert "newer solemate" in found.advice
-    assert "upgrade the program" in found.advice
+    assert "Upgrade the program" in found.advice
 
 
 async def test_an_absent_postgresql_is_ill_and_its_password_hidden(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
 from core import store as store_module
+from core.database import newest_revision
 from core.errors import NotFound, StoreError
 from core.messages import (
     ChatMessage,
@@ -50,6 +50,7 @@ from core.tables import (
     posts,
     turns,
 )
+from tests.core.old_tables import alembic, make_older_tables, state_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -585,13 +586,6 @@ async def test_an_absent_server_is_a_store_error() -> None:
 # Migrations.
 
 
-def alembic(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "core" / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
 async def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
     def differences(connection: Connection) -> object:
         return compare_metadata(MigrationContext.configure(connection), metadata)
@@ -614,13 +608,47 @@ async def test_a_newer_database_is_refused_and_left_alone(store_url: str) -> Non
         await store.add_turn(make_turn())
         newer = sa.text("UPDATE alembic_version SET version_num = '9999'")
         await store.run(lambda connection: connection.execute(newer))
-    with pytest.raises(StoreError, match="written by a newer solemate"):
-        async with Store(store_url):
+    with pytest.raises(StoreError, match="of a newer solemate .*Upgrade the program"):
+        async with Store(store_url, before_upgrade=lambda: None):
             pass
     engine = sa.create_engine(store_url)
     with engine.connect() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(turns)).scalar_one() == 1
     engine.dispose()
+
+
+async def test_older_tables_are_refused_and_left_alone(store_url: str) -> None:
+    await make_older_tables(store_url)
+    old = state_of(store_url)
+    assert old[0] != newest_revision()
+    with pytest.raises(StoreError, match="of an older solemate .*`solemate up` backs"):
+        async with Store(store_url, exclusive=False):
+            pass
+    assert state_of(store_url) == old
+
+
+async def test_older_tables_are_upgraded_after_what_has_to_come_before(store_url: str) -> None:
+    await make_older_tables(store_url)
+    seen: list[tuple[str, int]] = []
+    for _ in range(2):
+        async with Store(store_url, before_upgrade=lambda: seen.append(state_of(store_url))):
+            pass
+    ((old, count),) = seen
+    assert (old != newest_revision(), count) == (True, 1)
+    assert state_of(store_url) == (newest_revision(), 1)
+
+
+async def test_older_tables_stay_as_they_are_where_what_comes_before_fails(store_url: str) -> None:
+    await make_older_tables(store_url)
+    old = state_of(store_url)
+
+    def fail() -> None:
+        raise StoreError("No backup can be made.")
+
+    with pytest.raises(StoreError, match="No backup"):
+        async with Store(store_url, before_upgrade=fail):
+            pass
+    assert state_of(store_url) == old
 
 
 async def test_two_processes_may_migrate_postgresql_at_once(store_url: str) -> None:
