@@ -409,7 +409,7 @@ async def _model(settings: Settings, url: str) -> Finding:
 
 async def _is_admitted(settings: Settings, url: str) -> bool:
     """Whether the key that loads adapters is taken; nothing is loaded or unloaded to find out."""
-    key = settings.secrets.model_keys[1]
+    key = settings.secrets.model_keys[1] or settings.secrets.model_keys[0]
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     nobody = {"lora_name": "an adapter that nobody has"}
     async with httpx.AsyncClient(timeout=5, headers=headers) as client:

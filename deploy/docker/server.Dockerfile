@@ -31,6 +31,7 @@ COPY training training
 COPY data data
 COPY clip_data clip_data
 COPY deploy/profiles deploy/profiles
+COPY deploy/docker/healthy.py deploy/docker/healthy.py
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python .venv/bin/python --no-deps --editable . \
     && useradd --system --uid 10001 --home-dir /state --create-home solemate \
@@ -50,6 +51,6 @@ USER 10001
 VOLUME /state
 EXPOSE 8000 8265
 HEALTHCHECK --interval=15s --timeout=10s --start-period=900s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=9)"]
+    CMD ["python", "/app/deploy/docker/healthy.py"]
 ENTRYPOINT ["tini", "--"]
 CMD ["solemate", "serve", "--engine", "vllm", "--host", "0.0.0.0", "--port", "8000"]

@@ -91,17 +91,17 @@ async def test_no_adapter_at_all_is_no_illness(tmp_path: Path) -> None:
 
 @pytest.fixture
 def model_server() -> Iterator[str]:
-    """A server that lists the model to whoever knows its key."""
+    """A server that lists the model and takes adapters with a key each, or one for both."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            known = self.headers["Authorization"] == "Bearer right"
+            known = self.headers["Authorization"] in ("Bearer right", "Bearer both")
             self.send_response(200 if known else 401)
             self.end_headers()
             self.wfile.write(b'{"data": [{"id": "solemate"}]}')
 
         def do_POST(self) -> None:
-            known = self.headers["Authorization"] == "Bearer loop"
+            known = self.headers["Authorization"] in ("Bearer loop", "Bearer both")
             self.send_response(404 if known else 401)
             self.end_headers()
 
@@ -174,6 +174,20 @@ async def test_a_server_that_wants_a_key_for_adapters_is_no_good_without_one(
     (found,) = [one for one in every if one.part == "model"]
     assert found.health is (Health.OK if key else Health.WARNING)
     assert key or "Set MODEL_ADMIN_KEY" in found.advice
+
+
+async def test_a_server_with_one_key_for_all_wants_no_other(
+    tmp_path: Path, model_server: str
+) -> None:
+    environment = {
+        "MODEL_API_KEY": "both",
+        "SOLEMATE__DATABASE__FOLDER": str(tmp_path),
+        "SOLEMATE__DATABASE__URL": f"sqlite:///{tmp_path}/solemate.db",
+        "SOLEMATE__MODEL__BASE_URL": model_server,
+    }
+    every = await examine(load_settings(environment=environment))
+    (found,) = [one for one in every if one.part == "model"]
+    assert (found.health, found.advice) == (Health.OK, "")
 
 
 async def promote(url: str, name: str, *, path: Path | str = "", base: str = "") -> None:

@@ -29,6 +29,7 @@ from training.servers.decoding import Chunk, Decoder, Request, TextStream, loops
 from training.servers.embedded import ServerOptions, running
 from training.servers.language_model import LanguageModel, load_model
 from training.servers.lora import RowAdapters, read_adapter
+from training.servers.proxy import Keys
 
 QUESTION = "鞋?"
 ANSWER = "黑色 shoe 👟, size 42。很好"
@@ -142,7 +143,7 @@ async def start(folders: Folders) -> AsyncIterator[Start]:
             http = httpx2.AsyncClient(base_url=url.removesuffix("/v1"), timeout=30)
             await stack.enter_async_context(http)
             client = openai.AsyncOpenAI(
-                base_url=url, api_key=options.api_key or "none", max_retries=0
+                base_url=url, api_key=options.keys.engine or "none", max_retries=0
             )
             await stack.enter_async_context(client)
             return Running(client, http)
@@ -399,11 +400,28 @@ async def test_an_answer_never_outgrows_the_context(server: Running) -> None:
 
 
 async def test_without_the_key_the_api_is_closed(start: Start) -> None:
-    server = await start(api_key="secret")
-    refused = await server.http.get("/v1/models", headers={"authorization": "Bearer wrong"})
-    assert (refused.status_code, refused.json()["error"]["message"]) == (401, "Unauthorized")
+    server = await start(keys=Keys("secret"))
+    for path in ("/v1/models", "/health", "/metrics"):
+        refused = await server.http.get(path, headers={"authorization": "Bearer wrong"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (401, "Unauthorized")
+        known = await server.http.get(path, headers={"authorization": "Bearer secret"})
+        assert known.status_code == 200
     assert await server.text() == ANSWER
-    assert (await server.http.get("/health")).status_code == 200
+
+
+async def test_adapters_are_loaded_with_a_key_of_their_own_where_there_is_one(
+    start: Start, folders: Folders
+) -> None:
+    for keys, statuses in ((Keys("ask"), (200, 401)), (Keys("ask", "load"), (401, 200))):
+        server = await start(keys=keys)
+        for given, status in zip(("ask", "load"), statuses, strict=True):
+            answer = await server.http.post(
+                "/v1/load_lora_adapter",
+                json={"lora_name": "new", "lora_path": str(folders.adapter)},
+                headers={"authorization": f"Bearer {given}"},
+            )
+            assert answer.status_code == status
+            assert await server.text() == ANSWER
 
 
 async def test_models_are_listed_with_root_and_parent(server: Running, folders: Folders) -> None:

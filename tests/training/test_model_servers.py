@@ -80,7 +80,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """One server after the other, each started once."""
     log_file = tmp_path_factory.mktemp("server") / "server.log"
-    name, admin_key = "solemate", KEYS.loop
+    name = "solemate"
     async with AsyncExitStack() as stack:
         if request.param == "vllm":
             if not PYTHON.exists():
@@ -89,17 +89,13 @@ async def served(
             options = vllm.VllmOptions(str(EXPERT), name, 768, 16)
             running = vllm.running(found, options, KEYS, HOST, 0, log_file)
         elif request.param == "embedded":
-            # It has one key for all, and listens on loopback beside whoever has it.
-            admin_key = KEYS.engine
-            running = embedded.running(
-                embedded.ServerOptions(EXPERT, name, HOST, 0, api_key=KEYS.engine)
-            )
+            running = embedded.running(embedded.ServerOptions(EXPERT, name, HOST, 0, keys=KEYS))
         else:
             name = "spoken"
             api = llamafactory_api.ApiOptions(str(EXPERT), name, "chatml", (SPOKEN,))
             running = llamafactory_api.running(api, KEYS, HOST, 0, log_file)
         url = await stack.enter_async_context(running)
-        model = await stack.enter_async_context(client_of(url, KEYS.engine, admin_key))
+        model = await stack.enter_async_context(client_of(url, KEYS.engine, KEYS.loop))
         yield Served(url, model, name)
 
 

@@ -109,13 +109,10 @@ async def test_questions_and_adapters_have_a_key_each(
 ) -> None:
     headers = {"Authorization": f"Bearer {given}".encode()} if given else {}
     assert (await at_door.get("/v1/models", headers=headers)).status_code == models
+    for path in ("/health", "/metrics"):
+        assert (await at_door.get(path, headers=headers)).status_code == models
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
         assert (await at_door.post(path, json={}, headers=headers)).status_code == load
-
-
-async def test_health_and_figures_need_no_key(at_door: httpx.AsyncClient) -> None:
-    assert (await at_door.get("/health")).status_code == 200
-    assert (await at_door.get("/metrics")).status_code == 200
 
 
 async def test_the_server_behind_sees_its_own_key_and_never_theirs(

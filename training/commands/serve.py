@@ -73,14 +73,17 @@ def serve(
     if only_print or extra:
         raise ConfigError("The embedded engine runs in this process: no command, no more options.")
     from training.servers import embedded
+    from training.servers.proxy import Keys
 
+    keys = Keys(*settings.secrets.model_keys)
+    keys.check(host)
     options = embedded.ServerOptions(
         model=Path(model) if model else expert_folder(settings),
         served_name=settings.model.base_model,
         host=host,
         port=port,
         adapters=adapters or {},
-        api_key=settings.secrets.model_keys[0],
+        keys=keys,
         tracing=context.with_resource(open_tracing(settings, "solemate-model")),
     )
     # An adapter that is asked for here has to be right; the settings' one is left out if it is not.

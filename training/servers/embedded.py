@@ -8,7 +8,6 @@ adapter goes on serving the answers it has begun.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ import torch
 import uvicorn
 from jinja2 import TemplateError
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -48,6 +48,7 @@ from training.servers.decoding import Decoder
 from training.servers.language_model import LanguageModel, load_model
 from training.servers.lora import LoraWeights, read_adapter
 from training.servers.metrics import Metrics
+from training.servers.proxy import Keys
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ GRACE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What `serve` needs to know; port 0 takes a free one, an empty `api_key` asks for none.
+    """What `serve` needs to know; port 0 takes a free one, without `keys` everybody may ask.
 
     One thread is enough for a small model; two on a machine that has no more cores than that lose
     most of their time waiting for each other as soon as anything else runs.
@@ -69,7 +70,7 @@ class ServerOptions:
     host: str
     port: int
     adapters: Mapping[str, Path] = field(default_factory=dict)
-    api_key: str = ""
+    keys: Keys = field(default_factory=Keys)
     threads: int = 1
     slots: int = 8
     waiting: int = 32
@@ -89,7 +90,7 @@ def create_app(
     *,
     served_name: str,
     adapters: Mapping[str, Path] | None = None,
-    api_key: str = "",
+    keys: Keys | None = None,
     tracing: Tracing | None = None,
 ) -> Starlette:
     """The server as an ASGI application over a running decoder, with `adapters` loaded.
@@ -108,7 +109,7 @@ def create_app(
             Route("/health", api.health),
             Route("/metrics", api.metrics),
         ],
-        middleware=[Middleware(_KeyRequired, api_key=api_key)],
+        middleware=[Middleware(_KeysRequired, keys=keys or Keys())],
         exception_handlers={
             ApiError: error_response,
             HTTPException: error_response,
@@ -136,7 +137,7 @@ async def running(options: ServerOptions) -> AsyncIterator[str]:
                 decoder,
                 served_name=options.served_name,
                 adapters=options.adapters,
-                api_key=options.api_key,
+                keys=options.keys,
                 tracing=options.tracing,
             )
             async with _answering(app, listener, decoder):
@@ -302,23 +303,27 @@ class _Api:
         }
 
 
-class _KeyRequired:
-    """Lets only those who know the key reach `/v1`; without a key, everybody."""
+class _KeysRequired:
+    """Lets only those in who know a key; without keys, everybody.
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    With no key of their own, adapters are loaded by whoever asks questions.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
-        self._expected = f"Bearer {api_key}".encode() if api_key else None
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1") and not self._knows(scope):
+        if scope["type"] == "http" and not self._knows(scope):
             refusal = ApiError(401, "AuthenticationError", "Unauthorized")
             await JSONResponse(refusal.body(), 401)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return self._expected is None or secrets.compare_digest(given, self._expected)
+        given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+        for_adapters = scope["path"].endswith("_lora_adapter")
+        return self._keys.admit("loop" if for_adapters and self._keys.loop else "engine", given)
 
 
 class _Server(uvicorn.Server):

@@ -34,17 +34,17 @@ _CONNECT_SECONDS = 5.0
 # Long enough for any answer and any adapter: whoever asks has a deadline of their own.
 _ANSWER_SECONDS = 600.0
 
-Who = Literal["anybody", "engine", "loop"]
+Who = Literal["engine", "loop"]
 
 DOOR: dict[tuple[str, str], Who] = {
     ("POST", "/v1/chat/completions"): "engine",
     ("GET", "/v1/models"): "engine",
     ("POST", "/v1/load_lora_adapter"): "loop",
     ("POST", "/v1/unload_lora_adapter"): "loop",
-    ("GET", "/health"): "anybody",
-    ("GET", "/metrics"): "anybody",
+    ("GET", "/health"): "engine",
+    ("GET", "/metrics"): "engine",
 }
-"""All there is. Whether it lives, and how busy it is, tells nothing of what people say."""
+"""All there is. Whoever watches the server has the engine's key as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Keys:
 
     def admit(self, who: Who, given: str) -> bool:
         """Whether this key opens what is for `who`."""
-        if who == "anybody" or (who == "engine" and not self.engine):
+        if who == "engine" and not self.engine:
             return True
         known = (self.loop,) if who == "loop" else (self.engine, self.loop)
         return any(one and secrets.compare_digest(given.encode(), one.encode()) for one in known)
