@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 ROUTE_SECONDS = 2.0
 """How soon a promotion or a rollback that another process has committed is followed."""
-RECONCILE_SECONDS = 10.0
+RECONCILE_SECONDS = 4.0
+"""How soon a model server that has forgotten an adapter is given it again."""
 RETRY_SECONDS = 300.0
 """How long an adapter that was refused is left alone: somebody has to mend it first."""
 DRAIN_SECONDS = 60.0
@@ -71,6 +72,7 @@ class Registry:
         self._adapters: Mapping[str, Adapter] = {live.name: live} if live else {}
         self._loaded: frozenset[str] = frozenset()
         self._servers: Mapping[str, frozenset[str]] = {}
+        self._offered: tuple[str, ...] = ()
         self._given: dict[str, float] = {}
         self._load_from: dict[str, float] = {}
         self._unreadable: dict[str, str] = {}
@@ -104,9 +106,10 @@ class Registry:
     def loaded_on(self) -> dict[tuple[str, str], bool]:
         """Whether each model server, by its base URL, has each adapter that people are sent to.
 
-        A server that is away is left out: it has none, and nobody asks it.
+        A server that is away is left out: it has none, and nobody asks it. So is an adapter that
+        is only just being loaded.
         """
-        wanted = [name for name in (self._route.live, self._route.canary) if name]
+        wanted = [one for one in (self._route.live, self._route.canary) if one in self._offered]
         return {
             (server, name): name in names
             for server, names in self._servers.items()
@@ -167,12 +170,15 @@ class Registry:
             return
         with suppress(ModelUnavailable):
             served = await self._model.survey()
-            self._loaded, self._servers = served.anywhere, served.servers
-            for name in self._route.names:
-                if name not in served.everywhere and await self._load(name):
-                    self._loaded |= {name}
-                    # Of several servers some may have refused it.
-                    self._servers = (await self._model.survey()).servers
+            self._loaded, servers = served.anywhere, served.servers
+            try:
+                for name in self._route.names:
+                    if name not in served.everywhere and await self._load(name):
+                        self._loaded |= {name}
+                        # Of several servers some may have refused it.
+                        servers = (await self._model.survey()).servers
+            finally:
+                self._servers, self._offered = servers, self._route.names
             await self._unload()
 
     @asynccontextmanager

@@ -271,6 +271,23 @@ async def test_one_server_that_refuses_an_adapter_does_not_keep_it_from_people(
     assert all(registry.loaded_on.values())
 
 
+async def test_an_adapter_that_is_just_being_loaded_is_not_called_missing(
+    replicas: Replicas, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(replicas, "solemate", adapter)
+    seen = []
+    load = replicas.load_adapter
+
+    async def watched(name: str, path: Path) -> None:
+        seen.append(registry.loaded_on)
+        await load(name, path)
+
+    monkeypatch.setattr(replicas, "load_adapter", watched)
+    await registry.reconcile()
+    assert seen == [{}]
+    assert set(registry.loaded_on.values()) == {True}
+
+
 async def test_an_adapter_that_every_server_refuses_is_rejected(
     servers: list[Server], replicas: Replicas, tmp_path: Path
 ) -> None:
