@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,8 @@ from training.llamafactory import recipe
 from training.local_probe import misfit, packages_for
 from training.ray_api import Cluster, cluster_of, ray_client
 
+OLDEST = (2, 52)
+"""Before it a page in a browser on that machine could submit jobs (CVE-2025-62593)."""
 _SECONDS = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -47,6 +50,10 @@ async def examine_cluster(
         found += f"; {settings.training.recipe} needs {' and '.join(more)} there"
     if missing := _lack(settings, gpus):
         return _ill(found, missing)
+    if tuple(int(one) for one in re.findall(r"\d+", ray)[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        advice = f"Upgrade Ray to {oldest} or newer: before it web pages can run programs there."
+        return Finding("training", Health.WARNING, found, advice)
     return _secrecy(cluster, found, is_open=is_open)
 
 

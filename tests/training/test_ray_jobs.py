@@ -357,12 +357,12 @@ def nodes(*gpus: int) -> dict[str, object]:
     return {"data": {"result": {"result": [*machines, dead]}}}
 
 
-def with_nodes(*gpus: int, is_open: bool = False) -> httpx.MockTransport:
+def with_nodes(*gpus: int, is_open: bool = False, version: str = "2.60.0") -> httpx.MockTransport:
     def answer(request: httpx.Request) -> httpx.Response:
         if not is_open and "authorization" not in request.headers:
             return httpx.Response(401)
         if request.url.path == "/api/version":
-            return httpx.Response(200, json={"ray_version": "2.60.0"})
+            return httpx.Response(200, json={"ray_version": version})
         return httpx.Response(200, json=nodes(*gpus))
 
     return httpx.MockTransport(answer)
@@ -392,6 +392,14 @@ async def test_doctor_says_what_to_do_about_a_cluster(
     finding = await examine_cluster(settings, with_nodes(gpus, is_open=is_open))
     assert finding.health is not Health.OK
     assert advice in finding.advice
+
+
+async def test_doctor_names_a_ray_with_a_known_hole() -> None:
+    settings = chosen(Cluster("http://127.0.0.1:8265"), "llama3-8b")
+    for version, health in (("2.51.1", Health.WARNING), ("2.52.0", Health.OK)):
+        finding = await examine_cluster(settings, with_nodes(1, version=version))
+        assert finding.health is health
+        assert health is Health.OK or "Upgrade Ray to 2.52" in finding.advice
 
 
 async def test_doctor_names_a_recipe_whose_adapters_nobody_here_could_serve() -> None:
