@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import itertools
 import json
 import os
 import re
@@ -27,16 +28,22 @@ import pytest
 import sqlalchemy as sa
 import typer
 import yaml
+from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.engine import make_url
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route as Endpoint
 
+from bench.loopback import served
 from bots.metrics import Metrics
 from bots.web.api import ApiOptions, create_api
 from core.gauges import Gauges
 from core.gpu import GpuCollector
 from core.messages import Outcome, Platform, Rating, Reply, Timings, Winner
+from core.registry import RECONCILE_SECONDS, ROUTE_SECONDS
 from core.routes import Route
 from core.settings import Secrets, load_settings
 from core.store import Store
@@ -44,6 +51,7 @@ from core.tables import duels
 from solemate import app
 from tests.bots.desks import running_desk
 from training.llamafactory import known_models, recipe
+from training.servers.proxy import Keys, Upstream, door
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -227,11 +235,38 @@ def test_a_unit_has_a_place_for_temporary_files(unit: Path) -> None:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Fail unless the command line knows the command and its options."""
-    command: Any = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    """Fail unless the command line knows the command, or group of them, and its options."""
+    command: Any = typer.main.get_command(app)
+    words = list(arguments)
     known = {option for parameter in command.params for option in parameter.opts}
-    options = {one for one in arguments if one.startswith("--")}
-    assert options <= known
+    while words and hasattr(command, "commands"):
+        if words[0].startswith("--"):
+            assert words[0] in known, arguments
+            del words[:2]
+            continue
+        assert words[0] in command.commands, arguments
+        command = command.commands[words.pop(0)]
+        known |= {option for parameter in command.params for option in parameter.opts}
+    # What comes after -- is for vLLM.
+    ours = words[: words.index("--")] if "--" in words else words
+    assert {one for one in ours if one.startswith("--")} <= known, arguments
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=identifier
+)
+def test_a_document_names_only_commands_that_there_are(document: Path) -> None:
+    text = document.read_text("utf-8")
+    said = re.findall(r"`solemate(?:-admin)? ([^`]+)`", text.replace("\n", " "))
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        said += re.findall(r"^(?:\S*/)?solemate(?:-admin)? ([^#&|\n]+)", block, re.MULTILINE)
+    assert said
+    for words in said:
+        # `runs list|show` stands for both, and [--option] for one that need not be given.
+        for several in itertools.product(
+            *(one.strip("[]").replace("\\|", "|").split("|") for one in words.split())
+        ):
+            check_command(several)
 
 
 # --- containers ---
@@ -273,6 +308,48 @@ def test_an_image_runs_as_nobody_special_and_can_be_asked_how_it_is(dockerfile: 
 def compose() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text("utf-8"))
     return loaded
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_takes_its_files(name: str) -> None:
+    """As `docker compose config` would, by the schema of https://github.com/compose-spec."""
+    schema = json.loads((ROOT / "tests" / "compose_spec" / "schema.json").read_text("utf-8"))
+    validator = Draft202012Validator(schema)
+    written = yaml.safe_load((DEPLOY / "docker" / name).read_text("utf-8"))
+    assert [error.message for error in validator.iter_errors(written)] == []
+    wrong = {**written, "services": {"engine": {"imagee": "solemate-engine"}}}
+    assert not validator.is_valid(wrong)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=identifier)
+def test_an_image_starts_a_command_there_is(dockerfile: Path) -> None:
+    steps = dict(instructions(dockerfile))
+    started = json.loads(steps["ENTRYPOINT"]) + json.loads(steps["CMD"])
+    check_command(started[started.index("solemate") + 1 :])
+
+
+def test_every_variable_of_our_containers_is_read_by_somebody(compose: dict[str, Any]) -> None:
+    known = {*Secrets.model_fields, "PGPASSWORD", "RAY_AUTH_TOKEN"}
+    given = {
+        name: {*service.get("environment", ())}
+        for name, service in compose["services"].items()
+        if service["image"].startswith("solemate-")
+    }
+    for document in WORKLOADS:
+        for one in containers(document):
+            named_in_arguments = set(re.findall(r"\$\((\w+)\)", " ".join(one.get("args", ()))))
+            variables = {variable["name"] for variable in one.get("env", ())}
+            given[named(document)] = variables - named_in_arguments
+    for name, variables in given.items():
+        ours = {one for one in variables if not one.startswith("SOLEMATE_")}
+        assert ours <= known, name
+
+
+def test_a_secret_s_key_is_called_as_what_it_sets() -> None:
+    for document in WORKLOADS:
+        for one in (one for container in containers(document) for one in container.get("env", ())):
+            if "valueFrom" in one:
+                assert one["valueFrom"]["secretKeyRef"] == {"name": "solemate", "key": one["name"]}
 
 
 def test_compose_names_only_what_exists(compose: dict[str, Any]) -> None:
@@ -388,17 +465,16 @@ def test_what_makes_a_backup_sees_all_that_is_kept(compose: dict[str, Any]) -> N
     kept = {"/state", "/state/adapters", "/state/runs", "/backups"}
     volumes = compose["services"]["backup"]["volumes"]
     assert kept <= {volume.split(":")[1] for volume in volumes}
-    (job,) = (
-        one for document in WORKLOADS for one in containers(document) if one["name"] == "backup"
-    )
-    assert kept <= {mount["mountPath"] for mount in job["volumeMounts"]}
+    by_name = {one["name"]: one for document in WORKLOADS for one in containers(document)}
+    for name in ("backup", "restore"):
+        assert kept <= {mount["mountPath"] for mount in by_name[name]["volumeMounts"]}
 
 
 # --- Kubernetes ---
 
 
 def manifests() -> list[dict[str, Any]]:
-    files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    files = sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
     return [
         document
         for file in files
@@ -438,10 +514,34 @@ def test_an_unknown_key_in_a_manifest_would_be_noticed() -> None:
         kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
 
 
-def test_every_manifest_is_applied() -> None:
-    folder = DEPLOY / "kubernetes"
-    applied = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
-    assert {*applied, "kustomization.yaml"} == {file.name for file in folder.glob("*.yaml")}
+KUSTOMIZATIONS = sorted((DEPLOY / "kubernetes").rglob("kustomization.yaml"))
+
+
+@pytest.mark.parametrize("file", KUSTOMIZATIONS, ids=lambda file: file.parent.name)
+def test_every_manifest_is_applied(file: Path) -> None:
+    applied = yaml.safe_load(file.read_text())["resources"]
+    assert {*applied, file.name} == {one.name for one in file.parent.glob("*.yaml")}
+
+
+def test_an_image_has_one_name_wherever_it_is_applied() -> None:
+    images: dict[str, set[str]] = {}
+    for file in KUSTOMIZATIONS:
+        for image in yaml.safe_load(file.read_text())["images"]:
+            images.setdefault(image["name"], set()).add(json.dumps(image))
+    assert {name: len(found) for name, found in images.items()} == dict.fromkeys(images, 1)
+
+
+def test_a_restore_is_never_applied_with_the_rest_nor_tried_twice() -> None:
+    (job,) = (one for one in MANIFESTS if one["kind"] == "Job")
+    assert named(job) == "Job/restore"
+    whole = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())
+    assert not any("restore" in one for one in whole["resources"])
+    assert job["spec"]["backoffLimit"] == 0
+    (container,) = containers(job)
+    command, file = container["args"]
+    variables = {one["name"] for one in container["env"]}
+    assert command == "restore"
+    assert set(re.findall(r"\$\((\w+)\)", file)) <= variables
 
 
 @pytest.mark.parametrize("document", WORKLOADS, ids=named)
@@ -468,7 +568,28 @@ def test_a_service_is_probed_at_a_port_it_has(document: dict[str, Any]) -> None:
         ports = {port["name"] for port in container["ports"]}
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
             probe = container[kind]
-            assert (probe.get("httpGet") or probe["tcpSocket"])["port"] in ports
+            if "exec" in probe:
+                program, file = probe["exec"]["command"]
+                assert program == "python"
+                assert (ROOT / Path(file).relative_to("/app")).is_file()
+            else:
+                assert (probe.get("httpGet") or probe["tcpSocket"])["port"] in ports
+
+
+@pytest.mark.parametrize(("key", "well"), [("right", True), ("wrong", False), ("", False)])
+async def test_a_container_asks_its_model_server_with_the_key(key: str, well: bool) -> None:
+    script = (DEPLOY / "docker" / "healthy.py").read_text("utf-8")
+    upstream = Starlette(routes=[Endpoint("/health", lambda _: Response())])
+    async with (
+        served(upstream) as address,
+        door(Upstream(address), Keys("right"), "127.0.0.1", 0) as url,
+    ):
+        own = {**os.environ, "MODEL_API_KEY": key, "http_proxy": "http://127.0.0.1:9"}
+        here = script.replace("http://127.0.0.1:8000", url.removesuffix("/v1"))
+        asking = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", here, env=own, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert (await asking.wait() == 0) is well
 
 
 def test_what_manifests_refer_to_is_there() -> None:
@@ -707,8 +828,44 @@ def test_the_alerts_watch_only_figures_that_are_exported(
     ],
     ids=["config", "rules", "alerts"],
 )
-def test_prometheus_takes_its_files(check: tuple[str, ...]) -> None:
-    output(tool("promtool"), *check, cwd=DEPLOY / "prometheus")
+def test_prometheus_takes_its_files(check: tuple[str, ...], tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "prometheus", tmp_path, dirs_exist_ok=True)
+    secret = tmp_path / "secret"
+    secret.touch()
+    written = (tmp_path / "prometheus.yml").read_text("utf-8")
+    here = written.replace("/run/secrets/model_api_key", str(secret))
+    (tmp_path / "prometheus.yml").write_text(here, "utf-8")
+    output(tool("promtool"), *check, cwd=tmp_path)
+
+
+def test_a_server_that_lacks_an_adapter_is_told_of_within_15_seconds() -> None:
+    folder = DEPLOY / "prometheus"
+    jobs = yaml.safe_load((folder / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    (looked,) = (one["scrape_interval"] for one in jobs if one["job_name"] == "solemate")
+    groups = yaml.safe_load((folder / "alerts.yml").read_text("utf-8"))["groups"]
+    ((group, rule),) = (
+        (group, rule)
+        for group in groups
+        for rule in group["rules"]
+        if rule["alert"] == "AdapterMissing"
+    )
+    assert "for" not in rule
+    waits = [float(one.removesuffix("s")) for one in (looked, group["interval"])]
+    assert RECONCILE_SECONDS + sum(waits) < 15
+    # The engine counts its own seconds in steps of these.
+    assert RECONCILE_SECONDS % ROUTE_SECONDS == 0
+
+
+def test_prometheus_has_the_key_that_the_model_server_asks_for(compose: dict[str, Any]) -> None:
+    written = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    (file,) = (
+        job["authorization"]["credentials_file"]
+        for job in written["scrape_configs"]
+        if "authorization" in job
+    )
+    (secret,) = compose["services"]["prometheus"]["secrets"]
+    assert file == f"/run/secrets/{secret}"
+    assert compose["secrets"][secret] == {"environment": "MODEL_API_KEY"}
 
 
 @pytest.fixture(scope="module")
