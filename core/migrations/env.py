@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `core.store.migrate` hands in."""
+"""Runs the migrations on the connection that `core.database.migrate` hands in."""
 
 from alembic import context
 
