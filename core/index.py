@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -389,11 +389,15 @@ def _read_chunks(
 ) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
     rows = json.loads(_checked(home / _CHUNKS, manifest["files"][_CHUNKS]))
     origins = tuple(row.pop("origin") for row in rows)
-    chunks = tuple(
-        Chunk(**row | {name: tuple(row.get(name, ())) for name in ("keywords", "questions")})
-        for row in rows
+    return tuple(map(_chunk_of, rows)), origins
+
+
+def _chunk_of(row: Mapping[str, Any]) -> Chunk:
+    """What this program knows of a chunk; another one may have kept less of it, or more."""
+    known = {field.name for field in fields(Chunk)} & row.keys()
+    return Chunk(
+        **{name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in known}
     )
-    return chunks, origins
 
 
 def _read_lexical(home: Path) -> LexicalIndex:

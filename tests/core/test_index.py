@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -159,6 +160,26 @@ async def test_another_recipe_asks_for_a_build_which_keeps_added_files(
         await folder(tmp_path, letters).load()
     await folder(tmp_path, letters).build(knowledge)
     assert set(contents(await folder(tmp_path, letters).load())) == {"clogs", "laces"}
+
+
+async def test_what_a_newer_program_keeps_of_a_chunk_is_passed_over(
+    tmp_path: Path,
+    write_knowledge: Write,
+    letters: Embedder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = LACES | {"questions": ["怎么换带子"]}
+    knowledge = write_knowledge([CLOGS])
+    with monkeypatch.context() as newer:
+        newer.setattr("core.index.asdict", lambda one: asdict(one) | {"mood": ["good"]})
+        await folder(tmp_path).build(knowledge)
+        await folder(tmp_path).add(write_knowledge([asked], "more.json"))
+    await folder(tmp_path, letters).build(knowledge)
+    loaded = await folder(tmp_path, letters).load()
+    assert {one.id: one.questions for one in loaded.chunks} == {
+        "clogs": (),
+        "laces": ("怎么换带子",),
+    }
 
 
 async def test_no_index_yet_says_what_to_do(tmp_path: Path) -> None:
