@@ -395,9 +395,10 @@ def _read_chunks(
 def _chunk_of(row: Mapping[str, Any]) -> Chunk:
     """What this program knows of a chunk; another one may have kept less of it, or more."""
     known = {field.name for field in fields(Chunk)} & row.keys()
-    return Chunk(
-        **{name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in known}
-    )
+    values: dict[str, Any] = {
+        name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in known
+    }
+    return Chunk(**values)
 
 
 def _read_lexical(home: Path) -> LexicalIndex:
