@@ -102,8 +102,8 @@ class Calibration:
 
 # Fitted to the shipped knowledge base, without and with the shipped embedder: they serve any other
 # until `solemate kb calibrate` has run on it.
-DEFAULT_LEXICAL = Calibration((2.21, 1.72, 0.0, 9.57, 4.0, 1.28), -4.32, 0.646, 0.276)
-DEFAULT = Calibration((1.01, 3.00, 1.48, 9.30, 4.0, 1.16), -5.34, 0.628, 0.212)
+DEFAULT_LEXICAL = Calibration((2.21, 1.72, 0.0, 9.57, 4.0, 1.28), -4.32, 0.684, 0.267)
+DEFAULT = Calibration((1.01, 3.00, 1.48, 9.30, 4.0, 1.16), -5.34, 0.655, 0.203)
 
 
 def fit(judged: Sequence[Judged], knowledge: str, wrong: float, refused: float) -> Calibration:

@@ -98,13 +98,13 @@ def calibrate(
     ] = None,
     wrong: Annotated[
         float, typer.Option(min=0, max=1, help="Of what has no answer, the share that may get one.")
-    ] = 0.27,
+    ] = 0.26,
     refused: Annotated[
         float,
         typer.Option(
             min=0, max=1, help="Of what has no answer, the share to refuse; we ask back the rest."
         ),
-    ] = 0.25,
+    ] = 0.23,
     as_json: Json = False,
 ) -> None:
     """Fit to this knowledge base when to answer, ask back and refuse."""
