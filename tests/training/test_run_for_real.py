@@ -12,14 +12,14 @@ from transformers import AutoTokenizer
 
 from core.audit import verify
 from core.database import upsert
-from core.messages import Rating
+from core.messages import Rating, Reply
 from core.opening import open_store
 from core.settings import at_root
 from core.store import Store
 from core.tables import pairs
 from tests.training.run_parts import make_tiny_model, pair, two_steps_of
 from tests.training.stand_in import Workshop
-from tests.training.whole_loop import whole_loop, whole_loop_settings
+from tests.training.whole_loop import WholeLoop, whole_loop, whole_loop_settings
 from training import loop, train, trial
 from training.launchers import LocalLauncher
 from training.llamafactory import Value, read_keys, recipe
@@ -91,6 +91,22 @@ async def test_llamafactory_trains_a_run_on_the_prompt_as_it_was_served(
     assert copies_of_rows(tmp_path) == []
 
 
+async def written_by(
+    shop: WholeLoop, adapter: str, count: int
+) -> tuple[list[CorrectionRow], list[Reply]]:
+    """The first corrections whose question this adapter answers itself, and what it answered."""
+    rows, replies = [], []
+    for row in read_all(at_root("data/demo_corrections.jsonl"), CorrectionRow):
+        reply = await shop.ask(row.question, row.id)
+        if reply.adapter == adapter:
+            rows.append(row)
+            replies.append(reply)
+        if len(rows) == count:
+            break
+    assert len(rows) == count
+    return rows, replies
+
+
 @pytest.mark.timeout(1200)
 async def test_corrections_go_live_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,11 +115,9 @@ async def test_corrections_go_live_and_come_back(
     # Four corrections with nothing beside them, in steps of full length, made it forget to answer.
     settings = whole_loop_settings(tmp_path, monkeypatch, TRAINING__REPLAY="3")
     monkeypatch.setattr(train, "recipe", paced(0.4))
-    rows = read_all(at_root("data/demo_corrections.jsonl"), CorrectionRow)[:4]
     async with whole_loop(settings) as shop:
-        before = [await shop.ask(row.question, row.id) for row in rows]
         shipped = settings.model.adapter
-        assert {reply.adapter for reply in before} == {shipped}
+        rows, before = await written_by(shop, shipped, 4)
         for row, reply in zip(rows, before, strict=True):
             await shop.correct(reply, row.id, row.correction)
 
@@ -145,9 +159,8 @@ async def test_thumbs_alone_train_an_adapter_that_an_operator_lets_in(
     monkeypatch.setattr(trial, "_TAUGHT", 6)
     # A few thumbs teach less than would be seen on every CPU: steps ten times as long.
     monkeypatch.setattr(train, "recipe", paced(10))
-    rows = read_all(at_root("data/demo_corrections.jsonl"), CorrectionRow)[:6]
     async with whole_loop(settings) as shop:
-        before = [await shop.ask(row.question, row.id) for row in rows]
+        rows, before = await written_by(shop, settings.model.adapter, 6)
         for number, (row, reply) in enumerate(zip(rows, before, strict=True)):
             await shop.rate(reply, row.id, Rating.DOWN if number % 3 else Rating.UP)
         begun = await shop.command("train", "kto", "--json")
