@@ -128,7 +128,7 @@ async def solemate(expert: Expert, platforms: Platforms, model_url: str) -> Asyn
             on_telegram.polling(host),
             on_slack.intake(lanes, engine, privacy=SlackPrivacy(keep_days=30, trains=True)),
         )
-        desk = Desk(store, inbox, engine, lanes, feeds, limits, 3600.0)
+        desk = Desk(store, inbox, engine, lanes, feeds, limits)
         options = ApiOptions(
             model_name="bench",
             max_tokens=expert.settings.model.max_tokens,

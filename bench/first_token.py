@@ -132,8 +132,7 @@ async def _api(expert: Expert, store: Store, engine: Engine) -> AsyncIterator[st
         limits=Limits(_PLENTY),
         width=settings.limits.lanes,
     )
-    expire_seconds = settings.conversation.expire_minutes * 60
-    desk = Desk(store, inbox, engine, lanes, feeds, photo_limits(settings), expire_seconds)
+    desk = Desk(store, inbox, engine, lanes, feeds, photo_limits(settings))
     options = ApiOptions(
         model_name=settings.model.base_model,
         max_tokens=settings.model.max_tokens,

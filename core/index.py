@@ -103,6 +103,14 @@ class Index:
                 rows.setdefault((chunk.entry, chunk.lang), row)
         return rows
 
+    @cached_property
+    def titled(self) -> dict[str, Chunk]:
+        """The first chunk of each title."""
+        found: dict[str, Chunk] = {}
+        for chunk in self.chunks:
+            found.setdefault(chunk.title, chunk)
+        return found
+
     def put(self, origin: str, chunks: Sequence[Chunk]) -> Index:
         """This index with an origin's chunks replaced by `chunks`; what is unchanged is kept as is.
 

@@ -355,9 +355,9 @@ def _in_one_language(index: Index, query: Query) -> Query:
 
     "What about canvas?" after 麂皮清洁 goes on from "Cleaning suede".
     """
+    named = index.titled.get(query.topic)
     own = query.text.removeprefix(query.topic).strip()
     language = query.language or language_of(own)
-    named = next((one for one in index.chunks if query.topic and one.title == query.topic), None)
     if named is None or language is None or named.lang == language:
         return query
     twin = index.first_rows.get((named.entry, language))

@@ -205,7 +205,6 @@ DEFINE_ZH = (
     "没听过{t}，讲讲",
     "{t}到底是什么意思",
 )
-DEFINE_EN = ("What is {t}?", "What does {t} mean?", "Tell me about {t}.", "Explain {t}", "{t}?")
 
 # Slots of the invented entries. A grammar's name is what its sentence is about; each has sentences
 # and the plain and spoken questions that only this sentence answers.

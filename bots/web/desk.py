@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ class Desk:
     lanes: Lanes
     feeds: Feeds
     photo_limits: PhotoLimits
-    expire_seconds: float
     duels: Duels | None = None
     notices: Notices | None = None
 
@@ -120,10 +118,6 @@ class Desk:
                 async for _ in self.follow(message.platform, conversation_id, message.id):
                     pass
         return await self.store.delete_conversation(conversation_id)
-
-    def expired(self, turn: Turn) -> bool:
-        """Whether the model has forgotten a turn because the conversation was silent too long."""
-        return time.time() - turn.asked_at > self.expire_seconds
 
     def _safe(self, image: bytes) -> bytes:
         return to_jpeg(open_photo(image, self.photo_limits))

@@ -46,7 +46,6 @@ def open_desk(
         lanes,
         feeds,
         photo_limits(settings),
-        settings.conversation.expire_minutes * 60,
         opened.duels,
         notices,
     )

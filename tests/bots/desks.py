@@ -101,7 +101,7 @@ async def open_desk(
             tracing=tracing,
         )
         asked = open_duels(store, model, duels)
-        yield Desk(store, inbox, engine, lanes, feeds, PHOTO_LIMITS, 3600.0, asked)
+        yield Desk(store, inbox, engine, lanes, feeds, PHOTO_LIMITS, asked)
 
 
 @asynccontextmanager

@@ -211,9 +211,7 @@ class Site:
             width=8,
         )
         duels = open_duels(self.store, self.other, NO_DUELS)
-        return Desk(
-            self.store, inbox, engine, lanes, feeds, limits, 3600, duels, Notices(self.store)
-        )
+        return Desk(self.store, inbox, engine, lanes, feeds, limits, duels, Notices(self.store))
 
 
 async def _always_base(_: str) -> str:

@@ -14,18 +14,12 @@ from core.inbox import DeadLetter, Inbox
 from core.messages import Platform, UserMessage
 from core.store import Store
 from core.tables import inbox as inbox_table
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -13,13 +13,7 @@ from core.inbox import Inbox
 from core.messages import Platform, UserMessage
 from core.presence import GONE_SECONDS, Presence
 from core.store import Store
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

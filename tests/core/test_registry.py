@@ -41,6 +41,7 @@ from core.settings import at_root, load_settings
 from core.store import Store
 from core.tables import adapters, routes
 from core.terms import Analyzer
+from tests.clock import Clock
 from tests.core.lora_folders import write_adapter, write_base
 from tests.fakes import FakeVision
 
@@ -122,16 +123,6 @@ async def model(server: FakeModelServer) -> AsyncIterator[OpenAIChatModel]:
         ),
     ) as client:
         yield client
-
-
-@dataclass
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

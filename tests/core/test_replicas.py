@@ -24,6 +24,7 @@ from core.model import Sampling
 from core.openai_model import OpenAIChatModel
 from core.registry import Registry
 from core.replicas import REFUSED_SECONDS, Replicas
+from tests.clock import Clock
 from tests.core.lora_folders import write_adapter, write_base
 
 PROMPT = (ChatMessage("user", "拖鞋可以跑步吗？"),)
@@ -105,13 +106,6 @@ class Wire(httpx2.AsyncBaseTransport):
         if not self._server.up:
             raise httpx2.ConnectError("Connection refused", request=request)
         return await self._asgi.handle_async_request(request)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
