@@ -54,7 +54,7 @@ from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
 from core.vision import Vision
-from core.wording import ask_back, describe_photo, photo_differs, quote, say
+from core.wording import ask_back, closest, describe_photo, photo_differs, quote, say
 
 log = structlog.get_logger()
 
@@ -340,16 +340,26 @@ class Engine:
             draft.outcome = Outcome.REFUSED
             draft.text = say("other_language", draft.language)
         elif found.relevance is Relevance.CLARIFY:
-            readable = [one for one in found.passages if one.lang == draft.language]
-            offered = dict.fromkeys(passage.title for passage in readable or found.passages)
-            # White shoes are no choice for whoever shows black ones.
-            draft.suggestions = tuple(one for one in offered if not self._denied(draft, one))
             draft.outcome = Outcome.CLARIFY
-            asked = ask_back(draft.suggestions, draft.language) if draft.suggestions else ""
-            draft.text = draft.lead + (asked or self._seen(draft))
+            draft.text = draft.lead + self._asked_back(draft, found)
         else:
             draft.outcome = Outcome.REFUSED
             draft.text = say("refused", draft.language)
+
+    def _asked_back(self, draft: _Draft, found: Retrieved) -> str:
+        """The question which topic is meant; what is likely the one is shown at once."""
+        readable = [one for one in found.passages if one.lang == draft.language]
+        # White shoes are no choice for whoever shows black ones.
+        offered = [one for one in readable or found.passages if not self._denied(draft, one.title)]
+        titles = tuple(dict.fromkeys(one.title for one in offered))
+        if not titles:
+            return self._seen(draft)
+        best = offered[0]
+        if not found.likely or best is not found.passages[0] or best.lang != draft.language:
+            draft.suggestions = titles
+            return ask_back(titles, draft.language)
+        draft.suggestions, draft.sources = titles[1:], _sources([best])
+        return closest(best, draft.suggestions, draft.language)
 
     def _denied(self, draft: _Draft, title: str) -> bool:
         """Whether a title names another colour or type than the photo, which nobody denied."""

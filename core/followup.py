@@ -106,9 +106,10 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
         if tags:
             return Resolved(text, text, tags)
     if last.reply.outcome is Outcome.CLARIFY:
-        if (choice := chosen(text, last.reply.suggestions)) is not None:
+        shown = [source.title for source in last.reply.sources]
+        if (choice := chosen(text, last.reply.suggestions, shown)) is not None:
             return Resolved(_joined(last.question, choice), choice, last.reply.tags)
-        if last.reply.tags and not last.reply.suggestions:
+        if last.reply.tags and not (last.reply.suggestions or shown):
             return Resolved(text, text, tags or last.reply.tags)
     if _YES.match(text.strip()):
         return Resolved(last.question, last.query, last.reply.tags)
@@ -118,14 +119,18 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     return Resolved(text, _joined(topic, text), tags or last.reply.tags, topic)
 
 
-def chosen(text: str, suggestions: Sequence[str]) -> str | None:
-    """Which suggestion a person picked, by name or by place ("第二个", "B"), or None."""
+def chosen(text: str, suggestions: Sequence[str], shown: Sequence[str] = ()) -> str | None:
+    """Which suggestion a person picked, by name or by place ("第二个", "B"), or None.
+
+    A bare yes is to what was shown already, else to the only suggestion.
+    """
     plain = text.strip().casefold()
     named = [suggestion for suggestion in suggestions if suggestion.casefold() in plain]
     if named:
         return max(named, key=len)
-    if len(suggestions) == 1 and _YES.match(plain):
-        return suggestions[0]
+    if _YES.match(plain):
+        one = shown or suggestions
+        return one[0] if len(one) == 1 else None
     if match := _ORDINAL.match(plain):
         place = _ORDINALS[next(group for group in match.groups() if group)]
         if place < len(suggestions):

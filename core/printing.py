@@ -29,7 +29,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(*(rows[0] if rows else ("nothing",)))
+    table = Table(*(name.replace("_", " ") for name in (rows[0] if rows else ("nothing",))))
     for row in rows:
         table.add_row(
             *(

@@ -48,7 +48,10 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of a kind of questions, in shares; `wrong` are answers without the right one."""
+    """What became of a kind of questions, in shares; `wrong` are answers without the right one.
+
+    `shown` are those asked back with a passage shown at once, `shown_wrong` where it is not right.
+    """
 
     name: str
     questions: int
@@ -56,6 +59,8 @@ class Outcomes:
     clarified: float
     refused: float
     wrong: float
+    shown: float
+    shown_wrong: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,8 @@ def _outcomes(
                 found.count(Relevance.CLARIFY) / count,
                 found.count(Relevance.REFUSE) / count,
                 sum(_wrong(one, rankings[one]) for one in members) / count,
+                sum(_shown(rankings[one]) for one in members) / count,
+                sum(_shown_wrong(one, rankings[one]) for one in members) / count,
             )
         )
     return outcomes
@@ -252,6 +259,14 @@ def _outcomes(
 
 def _wrong(question: Question, ranking: Ranking) -> bool:
     return ranking.relevance is Relevance.ANSWER and not _right(question, ranking)
+
+
+def _shown(ranking: Ranking) -> bool:
+    return bool(ranking.hits) and ranking.shows(ranking.hits[0], ranking.relevance)
+
+
+def _shown_wrong(question: Question, ranking: Ranking) -> bool:
+    return _shown(ranking) and _place(question, ranking) != 1
 
 
 def _right(question: Question, ranking: Ranking) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from core.errors import SolemateError
 from core.messages import ImageTag, Language, Passage
+
+_BESIDE_LATIN = re.compile(
+    r"(?<=[\u3400-\u9fff])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[\u3400-\u9fff])"
+)
 
 SENTENCES: dict[str, dict[Language, str]] = {
     # The expert speaks.
@@ -40,7 +45,20 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
     "clarify_one": {"zh": "你想问的是{choices}吗？", "en": "Do you mean {choices}?"},
+    "closest": {
+        "zh": "我手头最接近的是{sources}：\n\n{texts}",
+        "en": "The closest I have {sources}:\n\n{texts}",
+    },
+    "closest_or": {
+        "zh": "要是你问的是{choices}，跟我说一声就行。",
+        "en": "If you meant {choices}, just say so.",
+    },
+    "closest_only": {
+        "zh": "要是问的不是这个，换个说法再问我一次吧。",
+        "en": "If that is not what you meant, ask me again in other words.",
+    },
     "or": {"zh": "，还是", "en": ", or "},
+    "either": {"zh": "或", "en": " or "},
     "listed": {"zh": "、", "en": ", "},
     "quoted": {
         "zh": "我现在没法组织回答，先引用{sources}的原文：\n\n{texts}",
@@ -532,11 +550,15 @@ def quote(sentence: str, passages: Sequence[Passage], language: Language) -> str
 
 def ask_back(choices: Sequence[str], language: Language) -> str:
     """ "Did you mean A, B, or C?"."""
-    *most, last = choices
-    listed = say("or", language).join(
-        part for part in (say("listed", language).join(most), last) if part
-    )
-    return say("clarify" if most else "clarify_one", language, choices=listed)
+    key = "clarify" if len(choices) > 1 else "clarify_one"
+    return _spaced(say(key, language, choices=_listed(choices, "or", language)))
+
+
+def closest(passage: Passage, others: Sequence[str], language: Language) -> str:
+    """The passage that may be what is asked for, word for word, and what else may be meant."""
+    key = "closest_or" if others else "closest_only"
+    ending = _spaced(say(key, language, choices=_listed(others, "either", language)))
+    return f"{quote('closest', [passage], language)}\n\n{ending}"
 
 
 def describe_photo(tags: Sequence[ImageTag], language: Language, colours_only: bool) -> str:
@@ -562,6 +584,18 @@ def tag_words(tag: ImageTag, language: Language) -> str:
     """A tag as people read it, hedged where it is a guess."""
     name = tag.name if language == "zh" else tag.phrase
     return name if tag.sure else say("about", language, tag=name)
+
+
+def _listed(choices: Sequence[str], conjunction: str, language: Language) -> str:
+    """ "A, B, or C"."""
+    *most, last = choices or [""]
+    parts = (say("listed", language).join(most), last)
+    return say(conjunction, language).join(part for part in parts if part)
+
+
+def _spaced(text: str) -> str:
+    """Chinese with a space beside what is Latin, as the knowledge base has it."""
+    return _BESIDE_LATIN.sub(" ", text)
 
 
 def _in_a_row(parts: Sequence[str], language: Language) -> str:

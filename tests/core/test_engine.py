@@ -354,7 +354,7 @@ async def test_a_choice_too_says_that_the_photo_looked_otherwise(store: Store) -
     expert.retriever.use(replace(expert.retriever.snapshot, calibration=unsure))
     reply = await expert.say("红色帆布鞋怎么洗？", photo())
     assert reply.outcome is Outcome.CLARIFY
-    assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。你想问的是")
+    assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。我手头最接近的是")
     assert reply.suggestions
 
 
@@ -387,6 +387,40 @@ async def test_choices_are_in_the_askers_language_where_there_are_some(
 
 
 @pytest.mark.parametrize(
+    ("langs", "shown", "offered"),
+    [
+        ("en en zh", ("title 0",), ("title 1",)),
+        ("en", ("title 0",), ()),
+        # What the asker cannot read, or is not the likeliest, is no answer.
+        ("zh en", (), ("title 1",)),
+        ("zh", (), ("title 0",)),
+    ],
+)
+async def test_what_is_likely_meant_is_shown_at_once(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    langs: str,
+    shown: tuple[str, ...],
+    offered: tuple[str, ...],
+) -> None:
+    found = tuple(
+        Passage(f"{n}", f"title {n}", "What it says.", "test", "", lang, 0.4)  # type: ignore[arg-type]
+        for n, lang in enumerate(langs.split())
+    )
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found, likely=True)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    reply = await expert.say("How do I care for these boots?")
+    assert (reply.outcome, reply.adapter) == (Outcome.CLARIFY, "")
+    assert (tuple(one.title for one in reply.sources), reply.suggestions) == (shown, offered)
+    assert ("“What it says.”" in reply.text) == bool(shown)
+    assert not expert.model.asked
+
+
+@pytest.mark.parametrize(
     ("text", "titles", "offered"),
     [
         ("这双鞋怎么保养？", "红色鞋 帆布鞋", ("帆布鞋",)),
@@ -404,7 +438,7 @@ async def test_what_the_photo_denies_is_no_choice(
     found = tuple(Passage(one, one, "text", "test", "", "zh", 0.1) for one in titles.split())
 
     async def search(query: Query) -> Retrieved:
-        return Retrieved(Relevance.CLARIFY, found)
+        return Retrieved(Relevance.CLARIFY, found, likely=offered == ("帆布鞋",))
 
     expert = desk(store)
     monkeypatch.setattr(expert.retriever, "search", search)

@@ -162,6 +162,21 @@ def test_yes_picks_the_only_suggestion() -> None:
     assert chosen("对的", ("麂皮", "鞋垫")) is None
 
 
+def test_yes_picks_what_was_shown_and_a_name_what_else_was_offered() -> None:
+    last = turn("怎么洗", outcome=Outcome.CLARIFY, source="麂皮", suggestions=("鞋垫", "软木"))
+    assert resolve("对", (last,), ()) == Resolved("怎么洗 麂皮", "麂皮", ())
+    assert resolve("鞋垫", (last,), ()) == Resolved("怎么洗 鞋垫", "鞋垫", ())
+    alone = replace(last, reply=replace(last.reply, suggestions=(), tags=(BLUE,)))
+    assert resolve("嗯", (alone,), ()) == Resolved("怎么洗 麂皮", "麂皮", (BLUE,))
+
+
+def test_what_was_shown_is_what_a_follow_up_goes_on_from() -> None:
+    shown = turn("怎么洗", outcome=Outcome.CLARIFY, source="麂皮", tags=(BLUE,))
+    assert resolve("它防水吗", (shown,), ()) == Resolved(
+        "它防水吗", "麂皮 它防水吗", (BLUE,), "麂皮"
+    )
+
+
 @pytest.mark.parametrize("text", ["第三个", "", "都不是"])
 def test_what_was_not_offered_is_not_picked(text: str) -> None:
     assert chosen(text, ("麂皮", "鞋垫")) is None

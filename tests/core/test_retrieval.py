@@ -285,6 +285,29 @@ async def test_a_word_that_stands_everywhere_singles_nothing_out() -> None:
     assert (got.relevance, [one.id for one in got.passages]) == (Relevance.ANSWER, ["lace"])
 
 
+@pytest.mark.parametrize(
+    ("text", "likely"), [("洞洞鞋怕高温吗？", True), ("今天出门晒到的太阳", False), ("鞋？", False)]
+)
+async def test_what_is_asked_back_and_likely_enough_is_worth_showing(
+    analyzer: Analyzer, text: str, likely: bool
+) -> None:
+    unsure = replace(DEFAULT, answer_from=2.0, clarify_from=0.0)
+    laces = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
+    index = Index.of(Recipe(analyzer, None, "cpu"), [*ALL, *laces])
+    searched = Retriever(Snapshot(index, unsure), OPTIONS)
+    got, ranking = await searched.search(Query(text)), await searched.rank(Query(text))
+    assert (got.relevance, got.likely) == (Relevance.CLARIFY, likely)
+    assert ranking.shows(ranking.hits[0], ranking.relevance) == likely
+    assert not ranking.shows(ranking.hits[0], Relevance.ANSWER)
+
+
+async def test_a_word_that_all_have_makes_none_of_them_likely() -> None:
+    laces = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
+    got = await judging(ALWAYS, laces).search(Query("鞋带？"))
+    assert got.passages[0].score > 0.2
+    assert not got.likely
+
+
 async def test_a_colour_seen_does_not_single_out_what_the_words_do_not() -> None:
     chunks = [chunk(f"l{n}", f"第 {n} 双", f"鞋带系法之{n}") for n in range(20)]
     chunks += [chunk("black", "黑色", "黑色鞋带百搭。"), chunk("wash", "鞋带清洗", "鞋带手洗。")]

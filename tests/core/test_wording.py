@@ -16,12 +16,20 @@ from core.errors import (
     StoreError,
 )
 from core.language import language_of
-from core.messages import ImageTag, Language
+from core.messages import ImageTag, Language, Passage
 from core.opening import open_retriever
 from core.retrieval import Query, Relevance
 from core.settings import load_settings
 from core.smalltalk import _KINDS
-from core.wording import SENTENCES, apology, ask_back, describe_photo, photo_differs, say
+from core.wording import (
+    SENTENCES,
+    apology,
+    ask_back,
+    closest,
+    describe_photo,
+    photo_differs,
+    say,
+)
 
 CODE = re.compile(r'(?:\bcode ?=|Refused\(\d{3},) ?"(\w+)"')
 DATA = Path(__file__).parents[2] / "data"
@@ -129,10 +137,28 @@ def test_who_may_read_neither_language_best_is_told_in_both(key: str, language: 
 
 
 def test_choices_are_listed_as_people_say_them() -> None:
-    assert ask_back(["A"], "zh") == "你想问的是A吗？"
+    assert ask_back(["A"], "zh") == "你想问的是 A 吗？"
     assert ask_back(["A"], "en") == "Do you mean A?"
-    assert ask_back(["A", "B", "C"], "zh") == "你想问的是哪一个：A、B，还是C？"
+    assert ask_back(["麂皮", "PU 底", "C"], "zh") == "你想问的是哪一个：麂皮、PU 底，还是 C？"
     assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: A, B, or C?"
+
+
+@pytest.mark.parametrize(
+    ("others", "language", "ending"),
+    [
+        (["麂皮", "EVA 发泡"], "zh", "要是你问的是麂皮或 EVA 发泡，跟我说一声就行。"),
+        (["suede", "cork"], "en", "If you meant suede or cork, just say so."),
+        ([], "zh", "要是问的不是这个，换个说法再问我一次吧。"),
+        ([], "en", "If that is not what you meant, ask me again in other words."),
+    ],
+)
+def test_what_is_likely_meant_is_shown_with_what_else_may_be(
+    others: list[str], language: Language, ending: str
+) -> None:
+    text = closest(Passage("1", "Title", "The text.", "s", "", language), others, language)
+    said, quoted, last = text.split("\n\n")
+    assert "Title" in said
+    assert (quoted, last) == ("“The text.”", ending)
 
 
 def test_a_photo_is_described_with_doubts_and_limits() -> None:
