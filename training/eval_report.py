@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich import box
 from rich.console import RenderableType
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from training.charts import Bars, History, draw
-from training.evaluate import Figures, Measured
+from training.evaluate import Example, Figures, Measured
 from training.golden_eval import Golden, Share
 from training.lineup import Label
 from training.rewards import Rewards
@@ -41,7 +41,7 @@ def sft_report(measured: Sequence[Measured]) -> Report:
     """The figures side by side, by group, and examples."""
     return Report(
         {one.label: one.to_json() for one in measured},
-        [_overall(measured), _groups(measured), _examples(measured)],
+        [_columns(measured, _LINES), _groups(measured), _examples(measured)],
         _bars(measured),
     )
 
@@ -50,7 +50,7 @@ def dpo_report(measured: Sequence[Measured], rewards: Rewards | None) -> Report:
     """The same for the held-out pairs; DPO with its rewards and its length beside SFT's."""
     models = {one.label: one.to_json() for one in measured}
     lengths = {one.label: one.overall.characters for one in measured}
-    tables: list[RenderableType] = [_overall(measured), _groups(measured)]
+    tables: list[RenderableType] = [_columns(measured, _LINES), _groups(measured)]
     if (long := lengths.get("dpo")) and (short := lengths.get("sft")):
         models["dpo"]["length_ratio"] = long / short
         tables.append(f"DPO's answers are {long / short:.2f} times as long as SFT's.")
@@ -61,10 +61,11 @@ def dpo_report(measured: Sequence[Measured], rewards: Rewards | None) -> Report:
 
 
 def golden_report(results: Sequence[Golden], *, failures: bool) -> Report:
-    """Pass rates by kind and language, and what failed where that is wanted."""
+    """Pass rates by kind and language, examples, and what failed where that is wanted."""
+    failed = map(_failures, results) if failures else ()
     return Report(
         {one.label: one.to_json() for one in results},
-        [_shares(results), *(map(_failures, results) if failures else ())],
+        [_shares(results), _columns(results, _GOLDEN_LINES), *failed, _examples(results)],
         [
             Bars(
                 "Golden set: passed",
@@ -78,10 +79,26 @@ def golden_report(results: Sequence[Golden], *, failures: bool) -> Report:
     )
 
 
-def _overall(measured: Sequence[Measured]) -> Table:
-    table = Table("", *(f"{one.label} ({one.model})" for one in measured))
-    for name, value in _LINES:
-        table.add_row(name, *(value(one) for one in measured))
+class _Model(Protocol):
+    """What has a column of its own: a model, and some of what it said."""
+
+    @property
+    def label(self) -> Label: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+
+AnyModel = TypeVar("AnyModel", bound=_Model)
+_Lines = Sequence[tuple[str, Callable[[AnyModel], str]]]
+
+
+def _columns(models: Sequence[AnyModel], lines: _Lines[AnyModel]) -> Table:
+    """The models side by side, a figure to a line."""
+    table = Table("", *(f"{one.label} ({one.model})" for one in models))
+    for name, value in lines:
+        table.add_row(name, *(value(one) for one in models))
     return table
 
 
@@ -107,9 +124,9 @@ def _groups(measured: Sequence[Measured]) -> Table:
     return table
 
 
-def _examples(measured: Sequence[Measured]) -> Table:
-    table = Table("question", *(one.label for one in measured), show_lines=True)
-    for rows in zip(*(one.examples for one in measured), strict=True):
+def _examples(models: Sequence[_Model]) -> Table:
+    table = Table("question", *(one.label for one in models), show_lines=True)
+    for rows in zip(*(one.examples for one in models), strict=True):
         table.add_row(escape(rows[0].question), *(escape(row.answer) for row in rows))
     return table
 
@@ -215,6 +232,13 @@ _LINES: tuple[tuple[str, Callable[[Measured], str]], ...] = (
     ("characters", lambda one: _number(one.overall.characters)),
     ("answers a second", lambda one: _number(one.speed.answers_per_second)),
     ("tokens a second", lambda one: _number(one.speed.tokens_per_second)),
+    ("first token, ms", lambda one: f"{one.speed.first_token_ms:.0f}"),
+)
+_GOLDEN_LINES: tuple[tuple[str, Callable[[Golden], str]], ...] = (
+    ("BLEU-4", lambda one: _number(one.bleu_4)),
+    ("ROUGE-L", lambda one: _number(one.rouge_l)),
+    ("characters of the model's own", lambda one: _number(one.characters)),
+    ("answers a second", lambda one: _number(one.speed.answers_per_second)),
     ("first token, ms", lambda one: f"{one.speed.first_token_ms:.0f}"),
 )
 _GROUP_COLUMNS: tuple[tuple[str, Callable[[Figures], str]], ...] = (

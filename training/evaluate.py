@@ -94,16 +94,28 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a model answered, asked several questions at a time."""
+    """How fast a model answered, asked several questions at a time.
+
+    `tokens_per_second` is None where pieces of an answer are not the model's tokens.
+    """
 
     answers_per_second: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     first_token_ms: float
+
+    @classmethod
+    def of(cls, waits: Sequence[float | None], seconds: float, tokens: int | None = None) -> Speed:
+        """The speed of so many answers in `seconds`, from the seconds each first word took."""
+        return cls(
+            answers_per_second=len(waits) / seconds,
+            tokens_per_second=None if tokens is None else tokens / seconds,
+            first_token_ms=1000 * (mean(waits) or 0.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question and a model's own answer."""
+    """A question and the answer to it."""
 
     question: str
     answer: str
@@ -232,15 +244,14 @@ def _ground(case: Case, min_support: float) -> Ground:
 def _measured(served: Served, answers: Sequence[Answer], seconds: float) -> Measured:
     verdicts = [_verdict(answer) for answer in answers]
     groups = dict.fromkeys(answer.case.group for answer in answers)
-    waits = [one.first_token_seconds for one in answers if one.first_token_seconds is not None]
     return Measured(
         label=served.label,
         model=served.name,
         overall=_figures("all", verdicts),
-        speed=Speed(
-            answers_per_second=len(answers) / seconds,
-            tokens_per_second=sum(one.tokens for one in answers) / seconds,
-            first_token_ms=1000 * (mean(waits) or 0.0),
+        speed=Speed.of(
+            [one.first_token_seconds for one in answers],
+            seconds,
+            sum(one.tokens for one in answers),
         ),
         groups=tuple(
             _figures(group, [one for one in verdicts if one.group == group]) for group in groups

@@ -32,7 +32,8 @@ from core.settings import Settings
 from core.store import Store
 from core.tags import COLOUR, TagGroup
 from core.vision import SURE, Vision
-from training.evaluate import Watch, at_once, mean
+from training.eval_sets import spread
+from training.evaluate import EXAMPLES, Example, Speed, Watch, at_once, mean
 from training.lineup import Label, Lineup, Served
 from training.material import Entry
 from training.rows import GoldenRow
@@ -91,7 +92,8 @@ class Failure:
 class Golden:
     """A model's result; BLEU-4 and ROUGE-L are of the rows with an entry, against that entry.
 
-    `characters` is the mean length of the answers that are the model's own.
+    `characters` is the mean length of the answers that are the model's own; `speed` is of the
+    whole engine, several questions at a time.
     """
 
     label: Label
@@ -102,13 +104,15 @@ class Golden:
     characters: float | None
     kinds: tuple[Share, ...]
     languages: tuple[Share, ...]
+    speed: Speed
+    examples: tuple[Example, ...]
     failures: tuple[Failure, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The overall shares on top, the others below."""
+        """The overall shares and the speed beside each other, the others below."""
         found = asdict(self)
-        del found["label"], found["overall"]
-        return {**asdict(self.overall), **found}
+        del found["label"], found["overall"], found["speed"]
+        return {**asdict(self.overall), **asdict(self.speed), **found}
 
 
 @asynccontextmanager
@@ -153,8 +157,10 @@ async def measure_golden(
     async with aclosing(lineup.models(labels)) as models:
         async for served in models:
             check = partial(_check, served, groups, engine_of)
+            started = time.perf_counter()
             checked = await at_once(rows, check, partial(watch, served.label, len(rows)))
-            results.append(await asyncio.to_thread(_golden, served, checked, entries))
+            seconds = time.perf_counter() - started
+            results.append(await asyncio.to_thread(_golden, served, checked, entries, seconds))
     return results
 
 
@@ -259,12 +265,15 @@ def _grey_photo() -> bytes:
     return file.getvalue()
 
 
-def _golden(served: Served, checked: Sequence[Checked], entries: Mapping[str, Entry]) -> Golden:
+def _golden(
+    served: Served, checked: Sequence[Checked], entries: Mapping[str, Entry], seconds: float
+) -> Golden:
     pairs = [
         (one.reply.text, framed_answer(entry.title, entry.text, entry.lang))
         for one in checked
         if (entry := entries.get(one.row.entry or ""))
     ]
+    examples = spread(checked, EXAMPLES)
     return Golden(
         label=served.label,
         model=served.name,
@@ -274,6 +283,9 @@ def _golden(served: Served, checked: Sequence[Checked], entries: Mapping[str, En
         characters=mean(len(one.reply.text) for one in checked if one.by_model),
         kinds=_shares(checked, lambda row: row.kind),
         languages=_shares(checked, lambda row: row.lang),
+        # Where no model was asked, no first token was waited for.
+        speed=Speed.of([one.reply.timings.first_token or None for one in checked], seconds),
+        examples=tuple(Example(one.row.question, one.reply.text) for one in examples),
         failures=tuple(_failure(one) for one in checked if not one.passed),
     )
 

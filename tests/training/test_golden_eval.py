@@ -21,7 +21,7 @@ from core.vision import Vision
 from tests.fakes import FakeChatModel, FakeRetriever
 from training.eval_report import golden_report
 from training.golden_eval import EngineOf, Golden, measure_golden, problems_with, says
-from training.lineup import Label, Served
+from training.lineup import LABELS, Label, Served
 from training.material import Entry
 from training.rows import GoldenRow
 
@@ -162,11 +162,44 @@ async def test_text_figures_are_of_the_rows_with_an_entry(engine_of: EngineOf) -
     assert found.bleu_4 == pytest.approx(100)
 
 
+async def test_speed_and_examples_are_told_beside_the_shares(engine_of: EngineOf) -> None:
+    rows = [row(f"帆布鞋怎么洗第 {n} 遍？", must=[["30 度"]]) for n in range(12)]
+    rows[6] = row("红烧肉怎么做？", kind="refusal")
+    found = await measured(engine_of, TEXT, *rows)
+    assert [one.question for one in found.examples] == [
+        rows[n * 12 // 10].question for n in range(10)
+    ]
+    assert found.examples[0].answer == TEXT
+    data = found.to_json()
+    assert data["answers_per_second"] > 0
+    # A refusal waits for no model and says nothing of the first token.
+    assert data["first_token_ms"] > 0
+    assert data["tokens_per_second"] is None
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_what_no_model_was_asked_has_no_first_token(
+    engine_of: EngineOf, refused: bool
+) -> None:
+    asked = row("红烧肉怎么做？", kind="refusal") if refused else row("帆布鞋怎么洗？")
+    found = await measured(engine_of, TEXT, asked)
+    assert (found.speed.first_token_ms == 0) == refused
+
+
+async def test_models_stand_side_by_side(engine_of: EngineOf) -> None:
+    found = await measured(engine_of, TEXT, row("帆布鞋怎么洗？", must=[["30 度"]]))
+    results = [replace(found, label=label) for label in LABELS]
+    report = golden_report(results, failures=False)
+    assert list(report.models) == ["base", "sft", "dpo"]
+    shares, figures, examples = report.tables
+    assert [len(table.columns) for table in (shares, figures, examples)] == [8, 4, 4]  # type: ignore[union-attr]
+
+
 async def test_failures_are_listed_only_where_they_are_wanted(engine_of: EngineOf) -> None:
     result = await measured(engine_of, TEXT, row("帆布鞋怎么洗？", must=[["晒干"]]))
-    assert len(golden_report([result], failures=True).tables) == 2
+    assert len(golden_report([result], failures=True).tables) == 4
     report = golden_report([result], failures=False)
-    assert len(report.tables) == 1
+    assert len(report.tables) == 3
     assert report.models["dpo"]["passed"] == 0
 
 

@@ -103,6 +103,7 @@ def evaluate_dpo(
 def evaluate_golden(
     context: typer.Context,
     base_url: BaseUrl = None,
+    base: BaseName = None,
     sft: SftName = None,
     dpo: DpoName = None,
     adapter: AdapterFolder = None,
@@ -113,7 +114,7 @@ def evaluate_golden(
 ) -> None:
     """Put the golden set to the whole engine: facts, refusals, photos, follow-ups, format."""
     settings: Settings = context.obj
-    lineup = _lineup(settings, base_url, {"sft": sft, "dpo": dpo}, adapter)
+    lineup = _lineup(settings, base_url, {"base": base, "sft": sft, "dpo": dpo}, adapter)
     found = run(_evaluate_golden(settings, lineup, rows or at_root(GOLDEN), failures))
     _show_report(settings, found, output or settings.state / "eval" / "golden.json", as_json)
 
@@ -227,10 +228,11 @@ async def _evaluate_golden(
     from core.tags import load_tags
     from training.eval_report import golden_report
     from training.golden_eval import measure_golden, open_engines
+    from training.lineup import LABELS
     from training.material import load_entries
     from training.rows import GoldenRow, read_all
 
-    labels = _there(lineup, ("sft", "dpo"))
+    labels = _there(lineup, LABELS)
     rows = read_all(rows_file, GoldenRow)
     with err.status("Starting the first model…") as status:
         async with open_engines(settings) as engine_of:
