@@ -186,11 +186,11 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Back up the database, adapters and secrets into one checked file, while all runs."""
-    from core.backup import back_up
+    from core.backup import back_up, backups_of
 
     settings: Settings = context.obj
     with err.status("Backing up…"):
-        place, target = backed_up(settings), folder or settings.state / "backups"
+        place, target = backed_up(settings), folder or backups_of(settings.state)
         made = run(back_up(place, target, keep_days=keep_days, models=models))
     if as_json:
         print_json({**asdict(made), "file": str(made.file)})
@@ -433,6 +433,7 @@ async def _chores(settings: Settings, opened: Opened, inbox: Inbox) -> None:
 
 async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
     """Delete what is too old; a disk that is full now may have room the next time."""
+    from core.backup import delete_upgrade_backups
     from training.opening import forget_erased_people
 
     try:
@@ -440,7 +441,8 @@ async def forget(settings: Settings, store: Store, inbox: Inbox) -> None:
         await store.forget_older_than(time.time() - settings.privacy.keep_days * 86400)
         await forget_erased_people(settings, store)
         await store.wipe()
-    except StoreError as exc:
+        await asyncio.to_thread(delete_upgrade_backups, settings.state)
+    except (StoreError, OSError) as exc:
         log.warning("nothing_forgotten", problem=str(exc))
 
 

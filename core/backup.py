@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, TemporaryDirectory
@@ -43,6 +43,13 @@ A restore exchanges it. What is kept of `RUNS` besides is only put where it is m
 RUNS = "runs"
 MODEL_BYTES = 1 << 30
 """A larger merged model is left out unless it is asked for: its SFT adapter makes it again."""
+KEPT_DAYS = 30.0
+"""How long backups are kept that are made by themselves: each night, and before an upgrade.
+
+An erased person's words are in the older ones, and after so many days in none.
+"""
+KEPT_UPGRADES = 3
+"""So many of those before an upgrade: one that fails is tried, and backed up, at each start."""
 LAST_BACKUP = "last-backup"
 """A file of the state folder that is touched after each backup, for whoever watches their age."""
 STATE = "state"
@@ -53,6 +60,7 @@ DUMP = "database.dump"
 SCRATCH_SCHEMA = "solemate_restoring"
 """Where a restore prepares PostgreSQL's tables; it stays behind only where one was killed."""
 
+_UPGRADE = "-upgrade"
 _MANIFEST = "manifest.json"
 _EXPORT = "export.yaml"
 _MERGED_FROM = re.compile(r"^adapter_name_or_path: (.+)$", re.MULTILINE)
@@ -197,6 +205,26 @@ def backups_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("solemate-*.zip"))
 
 
+def back_up_before_upgrade(place: Place, *, now: float | None = None) -> BackedUp:
+    """A backup in the state folder whose name says what it is for; earlier ones make room for it.
+
+    Raises what `back_up` does.
+    """
+    made = make_backup(place, backups_of(place.state), now=now, suffix=_UPGRADE)
+    return replace(made, deleted=delete_upgrade_backups(place.state, now=now))
+
+
+def delete_upgrade_backups(state: Path, *, now: float | None = None) -> int:
+    """Delete backups before upgrades that are too old or too many; how many. Others stay."""
+    at = time.time() if now is None else now
+    return _delete_old(backups_of(state), at, KEPT_DAYS, suffix=_UPGRADE, most=KEPT_UPGRADES)
+
+
+def backups_of(state: Path) -> Path:
+    """The folder that backups are made in where no other is named."""
+    return state / "backups"
+
+
 def check_sqlite(connection: sqlite3.Connection) -> None:
     """Raise `StoreError` when a SQLite database is damaged."""
     found = connection.execute("PRAGMA integrity_check").fetchone()[0]
@@ -317,11 +345,12 @@ def make_backup(
     keep_days: float | None = None,
     models: bool = False,
     now: float | None = None,
+    suffix: str = "",
 ) -> BackedUp:
-    """What `back_up` does, for whoever is on a thread of its own."""
+    """What `back_up` does, for whoever is on a thread of its own; its name ends in `suffix`."""
     at = time.time() if now is None else now
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / f"solemate-{stamp(at)}.zip"
+    file = folder / f"solemate-{stamp(at)}{suffix}.zip"
     # It holds people's words and the secret of their pseudonyms: nobody else's to read, and on
     # the disk that was chosen for it from the first byte.
     with TemporaryDirectory(prefix=".solemate-", dir=folder) as scratch:
@@ -340,7 +369,7 @@ def make_backup(
     sync(folder)
     place.state.mkdir(parents=True, exist_ok=True)
     (place.state / LAST_BACKUP).touch()
-    deleted = 0 if keep_days is None else _delete_old(folder, stamp(at - keep_days * 86400))
+    deleted = 0 if keep_days is None else _delete_old(folder, at, keep_days)
     log.info("backed_up", backup=file.name, files=len(manifest.files), deleted=deleted)
     return BackedUp(file, file.stat().st_size, len(manifest.files), deleted, without)
 
@@ -470,8 +499,17 @@ def _copy(source: IO[bytes], target: IO[bytes] | None) -> _Entry:
     return _Entry(size=size, sha256=digest.hexdigest())
 
 
-def _delete_old(folder: Path, before: str) -> int:
-    old = [file for file in backups_in(folder) if file.name < f"solemate-{before}.zip"]
+def _delete_old(
+    folder: Path, now: float, days: float, *, suffix: str = "", most: int | None = None
+) -> int:
+    """Delete what is older than so many days, and all but the newest so many; how many.
+
+    Only backups whose names end in `suffix`.
+    """
+    first = f"solemate-{stamp(now - days * 86400)}"
+    found = [file for file in backups_in(folder) if file.stem.endswith(suffix)]
+    spare = found[:-most] if most else []
+    old = {*spare, *(file for file in found if file.stem < first)}
     for file in old:
         file.unlink(missing_ok=True)
     return len(old)

@@ -115,11 +115,11 @@ def backed_up(settings: Settings) -> Place:
 
 def _back_up_old_tables(settings: Settings) -> None:
     """Keep what the older program can read: only with it there is a way back."""
-    from core.backup import make_backup
+    from core.backup import back_up_before_upgrade
 
     place = backed_up(settings)
     try:
-        kept = f"a backup of them is in {make_backup(place, settings.state / 'backups').file}"
+        kept = f"a backup of them is in {back_up_before_upgrade(place).file}"
     except StoreError as exc:
         if place.kind == "sqlite":
             raise

@@ -39,6 +39,7 @@ from starlette.routing import Route as Endpoint
 from bench.loopback import served
 from bots.metrics import Metrics
 from bots.web.api import ApiOptions, create_api
+from core.backup import KEPT_DAYS
 from core.gauges import Gauges
 from core.gpu import GpuCollector
 from core.messages import Outcome, Platform, Rating, Reply, Timings, Winner
@@ -999,6 +1000,17 @@ def test_a_dashboard_is_one_that_grafana_opens(dashboard: Path) -> None:
 
 
 # --- backups, as the timer makes them ---
+
+
+def test_nightly_backups_are_kept_as_long_as_those_before_an_upgrade() -> None:
+    told = {
+        file.name: re.findall(r"--keep-days\W+(\d+)", file.read_text("utf-8"))
+        for file in DEPLOY.rglob("*")
+        if file.suffix in {".service", ".yaml"}
+    }
+    nightly = {name: found for name, found in told.items() if found}
+    files = ("solemate-backup.service", "compose.yaml", "backup.yaml")
+    assert nightly == dict.fromkeys(files, [f"{KEPT_DAYS:g}"])
 
 
 async def test_backup_and_restore_are_commands(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,12 +22,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from core.backup import KEPT_DAYS, back_up_before_upgrade, make_backup
 from core.doctor import warn_of_models
 from core.errors import ConfigError, StoreError
 from core.expert import open_model
 from core.inbox import Inbox
 from core.messages import Platform
-from core.opening import on_disk, open_retriever, take_up
+from core.opening import backed_up, on_disk, open_retriever, take_up
 from core.ports import port_is_free
 from core.redis_link import RedisLink
 from core.retrieval import Retriever
@@ -277,6 +279,16 @@ async def test_a_full_disk_at_the_hour_of_forgetting_stops_nobody(
 
         monkeypatch.setattr(store, "run", full)
         await forget(settings, store, Inbox(store, owner="test", depth=1))
+
+
+async def test_an_old_backup_before_an_upgrade_is_deleted_within_the_hour(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, write_objects(tmp_path, [SLIDES]))
+    async with Store(settings.database.address) as store:
+        place = backed_up(settings)
+        old = back_up_before_upgrade(place, now=time.time() - (KEPT_DAYS + 1) * 86_400)
+        new = make_backup(place, settings.state / "backups")
+        await forget(settings, store, Inbox(store, owner="test", depth=1))
+    assert list(old.file.parent.iterdir()) == [new.file]
 
 
 async def test_keys_of_what_came_are_kept_for_seven_days(tmp_path: Path) -> None:

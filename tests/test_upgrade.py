@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from core.backup import Place, back_up, check_backup
+from core.backup import KEPT_UPGRADES, Place, back_up, check_backup
 from core.database import newest_revision
 from core.errors import StoreError
 from core.opening import open_store
@@ -79,6 +80,27 @@ async def test_the_start_upgrades_older_tables_and_keeps_them_in_a_backup(
     async with open_store(settings, upgrade=True):
         pass
     assert list((settings.state / "backups").iterdir()) == [kept]
+
+
+async def test_an_upgrade_that_fails_at_each_start_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    await make_older_tables(url)
+    settings, old, moments = settings_of(tmp_path, url), state_of(url), itertools.count(2e9)
+    monkeypatch.setattr("core.backup.time.time", lambda: next(moments))
+
+    def fail(*_: object) -> None:
+        raise StoreError("The upgrade broke.")
+
+    monkeypatch.setattr("core.database.command.upgrade", fail)
+    for _ in range(KEPT_UPGRADES + 2):
+        with pytest.raises(StoreError, match="broke"):
+            async with open_store(settings, upgrade=True):
+                pass
+    kept = list((settings.state / "backups").iterdir())
+    assert len(kept) == KEPT_UPGRADES
+    assert {check_backup(file).revision for file in kept} == {old[0]}
 
 
 async def test_a_postgresql_that_cannot_be_dumped_is_upgraded_with_a_warning(

@@ -17,7 +17,17 @@ import pytest
 import sqlalchemy as sa
 
 from core.audit import append
-from core.backup import LAST_BACKUP, Merged, Place, back_up, check_backup
+from core.backup import (
+    KEPT_DAYS,
+    KEPT_UPGRADES,
+    LAST_BACKUP,
+    Merged,
+    Place,
+    back_up,
+    back_up_before_upgrade,
+    check_backup,
+    delete_upgrade_backups,
+)
 from core.errors import DataError, NotFound, StoreError
 from core.messages import Feedback, Outcome, Platform, Rating, Reply, Turn
 from core.privacy import erase
@@ -480,6 +490,24 @@ async def test_old_backups_are_deleted_and_the_new_one_is_kept(
     assert last.deleted == 1
     assert len(list(folder.iterdir())) == 2
     assert last.file.exists()
+
+
+async def test_backups_before_upgrades_make_room_for_newer_ones_and_for_nobody_else(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    place, folder = Place(sqlite_url, tmp_path / "state"), tmp_path / "state" / "backups"
+    await change(place, lambda store: store.add_turn(turn("r1", "web:ann")))
+    by_hand = await back_up(place, folder, now=NOON)
+    made = [
+        back_up_before_upgrade(place, now=NOON + second) for second in range(1, KEPT_UPGRADES + 3)
+    ]
+    assert [one.deleted for one in made] == [0] * KEPT_UPGRADES + [1, 1]
+    kept = {by_hand.file, *(one.file for one in made[-KEPT_UPGRADES:])}
+    assert set(folder.iterdir()) == kept
+    check_backup(made[-1].file)
+    assert delete_upgrade_backups(place.state, now=NOON + (KEPT_DAYS - 1) * DAY) == 0
+    gone = delete_upgrade_backups(place.state, now=NOON + (KEPT_DAYS + 1) * DAY)
+    assert (gone, list(folder.iterdir())) == (KEPT_UPGRADES, [by_hand.file])
 
 
 async def test_a_database_in_use_is_not_replaced(sqlite_url: str, tmp_path: Path) -> None:
