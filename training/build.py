@@ -13,7 +13,8 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,11 +53,14 @@ from training.weights import save_halved
 log = structlog.get_logger()
 
 _STEPS_A_POINT = 25
+# Where the state keeps what the step under way has taken so far, by its inputs.
+_MINUTES = "minutes"
 
-# What decides the result besides `data/`: a change of any of these files makes the step stale.
+# What decides the result besides `data/`: a change of any of these files makes the step stale, and
+# those after it.
 _CODE = Path(__file__).parent
 _INPUTS: dict[str, tuple[str, ...]] = {
-    "tokenizer": ("tokenizer.py",),
+    "tokenizer": ("tokenizer.py", "material.py", "../core/prompt.py"),
     "base": (
         "corpus.py",
         "phrases.py",
@@ -216,9 +220,9 @@ async def _build(plan: BuildPlan, on_progress: Progress, train: Trainer) -> Path
             log.info("build.kept", step=name)
         else:
             log.info("build.started", step=name)
-            started = time.monotonic()
-            await make()
-            _note_minutes(plan, name, (time.monotonic() - started) / 60)
+            with state.counting(before) as minutes:
+                await make()
+            _note_minutes(plan, name, minutes())
             state.finish(name, before)
         on_progress(name, 1, 1)
     return plan.expert
@@ -408,7 +412,10 @@ def _texts(material: Material) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Which step was finished with which inputs, in one JSON file."""
+    """Which step was finished with which inputs, in one JSON file; and the minutes of each so far.
+
+    What an interrupted step has taken counts when it is finished later on.
+    """
 
     path: Path
 
@@ -417,9 +424,25 @@ class _State:
         return found if isinstance(found, str) else None
 
     def finish(self, step: str, inputs: str) -> None:
+        self._write(step, inputs)
+
+    @contextmanager
+    def counting(self, inputs: str) -> Iterator[Callable[[], float]]:
+        """Count a step with these inputs, however it ends; what it gives tells the whole."""
+        started = time.monotonic()
+        try:
+            yield lambda: self._minutes(inputs)
+        finally:
+            spent = self._minutes(inputs) + (time.monotonic() - started) / 60
+            self._write(_MINUTES, {inputs: spent})
+
+    def _minutes(self, inputs: str) -> float:
+        return float(self._read().get(_MINUTES, {}).get(inputs, 0.0))
+
+    def _write(self, key: str, value: object) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps({**self._read(), step: inputs}, indent=2), encoding="utf-8")
+        fresh.write_text(json.dumps({**self._read(), key: value}, indent=2), encoding="utf-8")
         fresh.replace(self.path)
 
     def _read(self) -> dict[str, Any]:

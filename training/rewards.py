@@ -28,7 +28,9 @@ class Rewards:
     """Means over held-out pairs, as DPO counts them (Rafailov et al., 2023).
 
     A reward is beta times how much likelier, in log, the adapter makes an answer than its reference
-    does; `reward_accuracy` is the share of pairs whose chosen answer has the higher reward.
+    does; `reward_accuracy` is the share of pairs whose chosen answer has the higher reward. Beta is
+    the measuring recipe's: where the adapter was trained with another, the rewards and their margin
+    are larger or smaller by that, and the accuracy is the same.
     """
 
     pairs: int

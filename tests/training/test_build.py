@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.errors import TrainingFailed
+from training import build
 from training.build import BuildPlan, build_models
 from training.embedder import EmbedderPlan
 from training.llamafactory import Value
+from training.material import load_material
 from training.pretrain import PretrainPlan, Shape
 from training.progress import TrainingProgress
 
@@ -151,6 +156,34 @@ async def test_words_that_only_search_uses_make_the_embedder_anew_and_nothing_el
     assert (plan.embedder / "model.safetensors").read_bytes() != before
 
 
+async def test_the_minutes_of_a_step_that_was_stopped_count(
+    plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock is a minute later, so that a step takes one."""
+    minutes = itertools.count(0, 60)
+    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
+
+    class Breaking(FakeTrainer):
+        async def __call__(self, command: str, *rest: Any, **more: Any) -> Path:
+            raise TrainingFailed("No.")
+
+    for _ in range(2):
+        with pytest.raises(TrainingFailed):
+            await build_models(plan, _nobody, Breaking())
+    await build_models(plan, _nobody, FakeTrainer())
+    told = json.loads(plan.history.read_text())["minutes"]
+    assert (told["base"], told["sft"], told["export"]) == (1, 3, 1)
+
+
+@pytest.mark.parametrize("file", ["shoes.jsonl", "shoes_dpo.jsonl", "eval/dpo.jsonl"])
+def test_shipped_rows_are_those_that_the_code_makes(plan: BuildPlan, file: str) -> None:
+    plan.work.mkdir()
+    material = load_material(plan.data)
+    build._rows(plan, material)
+    build._pairs(plan, material)
+    assert (plan.data / file).read_bytes() == (DATA / file).read_bytes()
+
+
 async def test_llamafactory_itself_trains_and_merges_what_the_build_serves(plan: BuildPlan) -> None:
     two: dict[str, Value] = {"max_steps": 2, "per_device_train_batch_size": 2}
     small = replace(plan, sft_changes=two, dpo_changes=two)
@@ -164,6 +197,15 @@ async def test_llamafactory_itself_trains_and_merges_what_the_build_serves(plan:
     history = json.loads(small.history.read_text())
     assert history["dpo"][0]["rewards/chosen"] == 0.0
     assert {"tokenizer", "base", "sft", "export", "dpo", "embedder"} <= set(history["minutes"])
+    made = [folder / name for folder, name in (
+        (served, "model.safetensors"), (small.adapter, "adapter_model.safetensors")
+    )]  # fmt: skip
+    before = [file.read_bytes() for file in made]
+    state = small.work / "build.json"
+    done = json.loads(state.read_text())
+    state.write_text(json.dumps({step: done[step] for step in ("tokenizer", "base", "rows")}))
+    await build_models(small, _nobody)
+    assert [file.read_bytes() for file in made] == before
 
 
 async def test_the_shipped_adapter_names_no_folder_of_the_machine_it_was_made_on(
