@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection
 
 from core.database import upsert
+from core.errors import SolemateError
 from core.store import Store
 from core.tables import leases
 from core.transactions import now_of
+
+log = structlog.get_logger()
 
 
 class LeaseLost(Exception):
@@ -59,6 +65,17 @@ class Lease:
 
         return await self._store.run(work)
 
+    @asynccontextmanager
+    async def renewed(self) -> AsyncGenerator[None, None]:
+        """Take or renew the lease in the background while this is open; then it is released."""
+        keeper = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            await self.release()
+
     async def release(self) -> None:
         """Let somebody else have it at once; nothing where it is not ours."""
         ours = sa.delete(leases).where(leases.c.name == self._name, leases.c.owner == self._owner)
@@ -73,6 +90,15 @@ class Lease:
         row = connection.execute(query).one_or_none()
         if row is None or row.owner != self._owner or row.until <= self._now(connection):
             raise LeaseLost(f"{self._owner} no longer holds the lease on {self._name}.")
+
+    async def _keep(self) -> None:
+        """Renew the lease; whoever needs it asks for it in its own transaction."""
+        while True:
+            await asyncio.sleep(self.seconds / 3)
+            try:
+                await self.take()
+            except SolemateError as exc:
+                log.warning("lease_not_renewed", problem=str(exc))
 
     def _now(self, connection: Connection) -> float:
         return now_of(connection) if self._clock is None else self._clock()

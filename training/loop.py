@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.errors import ClusterUnavailable
 from core.settings import Settings, at_root, shared_datasets_cache
 from core.store import Store
 from training.adapters import Adapters, NewAdapter
@@ -29,7 +30,7 @@ from training.dataset import (
     load_anchors,
     load_frozen,
 )
-from training.erasure import forget_erased
+from training.erasure import forget_erased, leave_out_erased
 from training.lease import Lease
 from training.llamafactory import Value, forget_shared, recipe
 from training.material import load_material
@@ -101,7 +102,7 @@ def open_loop(
 
     The runs are written by whoever holds the lease alone; operators need none.
     """
-    lease = Lease(store, LEASE, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    lease = _lease(store)
     runs = Runs(store, runs_folder(settings), lease)
     freezer = Freezer(settings, store, rules)
     steps = Steps(
@@ -157,6 +158,30 @@ async def forget_files(settings: Settings, store: Store) -> list[str]:
     places = (datasets, runs_folder(settings))
     await asyncio.to_thread(forget_shared, shared_datasets_cache(), places)
     return runs
+
+
+async def leave_out(settings: Settings, store: Store) -> str:
+    """Take erased people out of the run under way, whoever leads it; why its files are still there.
+
+    "" where nothing of them is left.
+    """
+    lease = _lease(store)
+    runs, launcher = Runs(store, runs_folder(settings), lease), open_launcher(settings)
+    try:
+        left = await leave_out_erased(runs, lease, launcher, datasets_folder(settings))
+    except ClusterUnavailable as exc:
+        return f"{exc} It goes when `solemate up` can end the training, or you erase them again."
+    if left is None:
+        return ""
+    return (
+        f"{left.id!r} is {left.state.value}: the solemate that leads it deletes its files as soon "
+        "as that is done."
+    )
+
+
+def _lease(store: Store) -> Lease:
+    """The right to drive the runs, for this process."""
+    return Lease(store, LEASE, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
 
 
 class Freezer:

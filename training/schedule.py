@@ -102,8 +102,7 @@ class Schedule:
 
         It is driven here where nobody else leads, and waited for where somebody does.
         """
-        keeper = asyncio.create_task(self._keep())
-        try:
+        async with self._lease.renewed():
             while True:
                 run = await self._runs.get(name)
                 if run.ended or run.state is RunState.AWAITING_APPROVAL or run.adapter:
@@ -113,10 +112,6 @@ class Schedule:
                     moved = await self._lease.take() and await self._advance(run)
                 if not moved:
                     await self._rest(self._lease.seconds / 3)
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-            await self._lease.release()
 
     async def look(self, *, nightly: bool) -> None:
         """Look whether a run is due, and have it driven."""
@@ -129,25 +124,12 @@ class Schedule:
     async def _lead(self) -> None:
         """Lead until the lease is lost."""
         log.info("loop_led")
-        keeper = asyncio.create_task(self._keep())
-        try:
-            async with self._looking():
-                await self._drive()
-        except LeaseLost as exc:
-            log.warning("loop_lost", problem=str(exc))
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-            await self._lease.release()
-
-    async def _keep(self) -> None:
-        """Renew the lease; whoever needs it asks for it in its own transaction."""
-        while True:
-            await asyncio.sleep(self._lease.seconds / 3)
+        async with self._lease.renewed():
             try:
-                await self._lease.take()
-            except SolemateError as exc:
-                log.warning("lease_not_renewed", problem=str(exc))
+                async with self._looking():
+                    await self._drive()
+            except LeaseLost as exc:
+                log.warning("loop_lost", problem=str(exc))
 
     async def _drive(self) -> None:
         """Take the active run from step to step; between two, wait for something to do."""

@@ -25,7 +25,7 @@ from core.errors import (
     TrainingKilled,
 )
 from training.dataset import Frozen, RunStage, load_frozen
-from training.erasure import collecting_again, forget_run, remove
+from training.erasure import collecting_again, forget_run, remove, stop_training
 from training.finish import finish, recipe_digest
 from training.launchers import Job, JobState, Launcher
 from training.lease import LeaseLost
@@ -195,7 +195,7 @@ class Steps:
         lost = await self._runs.lost_pairs(run)
         if lost.spoils:
             # Somebody may have begun it, and been killed.
-            await self._launcher.stop(_started(run))
+            await stop_training(run, self._launcher)
             return await self._collect_again(run, lost)
         try:
             plan = await self._planned(run)
@@ -435,11 +435,6 @@ def _storable(figure: dict[str, Any]) -> dict[str, Any]:
     }
     said = [figure["note"], *(f"{name}: {value}" for name, value in odd.items())]
     return figure | dict.fromkeys(odd) | {"note": "; ".join(filter(None, said))}
-
-
-def _started(run: Run) -> Job:
-    """The job of this attempt as it is found again, also without the dataset it was given."""
-    return Job(f"{run.id}-{run.attempts}", (), run.attempt, run.attempt / "train.log")
 
 
 def _job(run: Run, plan: TrainingPlan) -> Job:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from core.audit import AuditRow, audit_of
 from core.backup import Place, back_up
-from core.errors import ConfigError, NotFound
+from core.errors import ClusterUnavailable, ConfigError, NotFound
 from core.messages import Platform, Rating
 from core.opening import open_link, open_store, pseudonyms
 from core.privacy import audit_subject
@@ -29,6 +29,8 @@ from tests.conftest import RedisServer
 from tests.training.feedback_world import BETTER, QUESTION, World, make_pair
 from tests.training.run_parts import insert_pairs
 from training.commands.person import group
+from training.launchers import Job, LocalLauncher
+from training.runs import RunState
 
 TELEGRAM, SLACK = "telegram:4711", "slack:T1:UANN"
 
@@ -55,8 +57,8 @@ def person(settings: Settings, key: str = TELEGRAM) -> str:
     return pseudonyms(settings).named(key)
 
 
-def someone_asked(settings: Settings, user: str) -> None:
-    """A person corrected an answer, and a run trained an adapter on it."""
+def someone_asked(settings: Settings, user: str, state: RunState = RunState.PROMOTED) -> None:
+    """A person corrected an answer, and a run trained an adapter on it, or is about to."""
 
     async def work(world: World) -> None:
         reply = await world.ask(user=user)
@@ -67,12 +69,12 @@ def someone_asked(settings: Settings, user: str) -> None:
             "key": "run-1",
             "stage": "dpo",
             "recipe": "embedded",
-            "state": "promoted",
+            "state": state.value,
             "why": "",
             "started_by": "",
             "folder": str(settings.state / "runs" / "run-1"),
             "dataset": "d" * 64,
-            "adapter": "shoes-v1",
+            "adapter": "shoes-v1" if state is RunState.PROMOTED else "",
             "figures": {},
             "problem": "",
             "attempts": 1,
@@ -150,6 +152,44 @@ def test_an_erasure_tells_what_it_did_and_leaves_nothing(settings: Settings) -> 
     found = asked(settings, "export", TELEGRAM)
     assert found["erased_at"]
     assert (found["turns"], found["ratings"], found["pairs"]) == ([], [], [])
+    assert list(settings.state.rglob("rows.jsonl")) == []
+
+
+def run_state(settings: Settings) -> str:
+    async def found(world: World) -> str:
+        query = sa.select(runs.c.state)
+        return await world.store.run(lambda connection: connection.execute(query).scalar_one())
+
+    return str(stored(settings, found))
+
+
+@pytest.mark.parametrize("state", [RunState.FROZEN, RunState.TRAINING, RunState.EVALUATING])
+def test_an_erasure_leaves_nothing_in_a_run_that_nobody_goes_on_with(
+    settings: Settings, state: RunState
+) -> None:
+    someone_asked(settings, person(settings), state)
+    done = asked(settings, "erase", TELEGRAM, "--yes")
+    assert done["all_files_deleted"]
+    assert list(settings.state.rglob("rows.jsonl")) == []
+    assert run_state(settings) == "collecting"
+
+
+def test_an_erasure_says_that_a_cluster_cannot_be_told_to_end_a_training(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(LocalLauncher):
+        async def stop(self, job: Job) -> None:
+            raise ClusterUnavailable("No answer from http://ray:8265.")
+
+    someone_asked(settings, person(settings), RunState.TRAINING)
+    monkeypatch.setattr("training.loop.open_launcher", lambda _: Away())
+    done = invoke(settings, "erase", TELEGRAM, "--yes", "--json")
+    said = " ".join(done.output.split())
+    assert "still holds what they said. No answer from http://ray:8265." in said
+    assert '"all_files_deleted": false' in said
+    assert run_state(settings) == "training"
+    monkeypatch.undo()
+    assert asked(settings, "erase", TELEGRAM, "--yes")["all_files_deleted"]
     assert list(settings.state.rglob("rows.jsonl")) == []
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from core.audit import audit_of, verify
 from core.database import upsert
-from core.errors import AdapterRejected, ModelUnavailable, TrainingKilled
+from core.errors import AdapterRejected, ClusterUnavailable, ModelUnavailable, TrainingKilled
 from core.routes import Route, change_route
 from core.store import Store
 from core.tables import adapters, pairs
@@ -25,8 +25,8 @@ from tests.training.run_parts import count_words
 from tests.training.stand_in import Figure, Workshop, with_limits
 from training.charts import draw
 from training.dataset import FreezeRules, Frozen, RunStage, freeze_pairs
-from training.erasure import forget_erased
-from training.launchers import Job, LocalLauncher
+from training.erasure import forget_erased, leave_out_erased
+from training.launchers import Job, Launcher, LocalLauncher
 from training.lease import Lease, LeaseLost
 from training.pairs import PreferencePair, to_row
 from training.runs import Run, RunMoved, Runs, RunState
@@ -632,6 +632,97 @@ async def test_who_was_erased_is_left_out_and_the_run_begins_again(
     assert gone.id not in await shop.runs.pairs_of(run.id)
 
 
+def our_lease(store: Store) -> Lease:
+    return Lease(store, "loop", "eraser", seconds=1.0)
+
+
+async def leave_out(shop: Workshop, store: Store, launcher: Launcher | None = None) -> Run | None:
+    """What `solemate person erase` does with the run under way."""
+    lease, folder = our_lease(store), shop.folder / "datasets"
+    runs = Runs(store, shop.runs.folder, lease)
+    return await leave_out_erased(runs, lease, launcher or shop.launcher(), folder)
+
+
+@pytest.mark.parametrize("state", [S.FROZEN, S.TRAINING, S.EVALUATING, S.CANARY])
+async def test_who_is_erased_while_nobody_leads_is_taken_out_of_the_run_at_once(
+    shop: Workshop, store: Store, state: RunState
+) -> None:
+    run = await shop.until(state)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    assert await leave_out(shop, store) is None
+    assert (await shop.runs.get(run.id)).state is state
+    gone = shop.pool.pop(3)
+    await lose(store, gone)
+    assert await leave_out(shop, store) is None
+    run = await shop.runs.get(run.id)
+    assert (run.state, run.dataset, run.figures) == (S.COLLECTING, "", {})
+    assert not run.folder.exists()
+    assert list((shop.folder / "datasets").iterdir()) == []
+    assert (await audit_of(store, run.id))[-1].who == "erasure"
+    # Whoever starts next leads at once.
+    assert await Lease(store, "loop", "next").take()
+    run = await shop.until(S.PROMOTED, run=run)
+    assert gone.id not in await shop.runs.pairs_of(run.id)
+
+
+async def test_an_erasure_ends_a_training_that_a_killed_solemate_left_behind(
+    shop: Workshop, store: Store
+) -> None:
+    shop.told("hang")
+    run = await shop.until(S.TRAINING)
+    assert await _left_behind(shop, run)
+    # It was killed a moment ago, and its lease runs on.
+    assert await Lease(store, "loop", "killed", seconds=1.0).take()
+    await lose(store, shop.pool.pop(3))
+    assert await leave_out(shop, store) is None
+    assert list(processes_of(shop.folder)) == []
+    assert not run.folder.exists()
+
+
+async def test_an_erasure_leaves_the_run_to_whoever_leads_and_says_so(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.EVALUATING)
+    await lose(store, shop.pool.pop(3))
+    leader = Lease(store, "loop", "leader", seconds=1.0)
+    assert await leader.take()
+    async with leader.renewed():
+        left = await leave_out(shop, store)
+        assert await leader.take()
+    assert left is not None
+    assert (left.id, (await shop.runs.get(run.id)).state) == (run.id, S.EVALUATING)
+    assert run.output.exists()
+
+
+async def test_a_leader_who_takes_the_erased_out_meanwhile_leaves_nothing_to_say(
+    shop: Workshop, store: Store
+) -> None:
+    run = await shop.until(S.FROZEN)
+    await lose(store, shop.pool.pop(3))
+    leader = Lease(store, "loop", "leader", seconds=1.0)
+    assert await leader.take()
+    async with leader.renewed():
+        erasing = asyncio.create_task(leave_out(shop, store))
+        assert (await shop.steps().advance(run)).state is S.COLLECTING
+        assert await erasing is None
+
+
+async def test_an_erasure_that_cannot_end_a_training_keeps_what_tells_of_it(
+    shop: Workshop, store: Store
+) -> None:
+    class Away(LocalLauncher):
+        async def stop(self, job: Job) -> None:
+            raise ClusterUnavailable("No answer from the cluster.")
+
+    run = await shop.until(S.TRAINING)
+    run.attempt.mkdir(parents=True)
+    await lose(store, shop.pool.pop(3))
+    with pytest.raises(ClusterUnavailable):
+        await leave_out(shop, store, Away())
+    assert (await shop.runs.get(run.id)).state is S.TRAINING
+    assert run.attempt.exists()
+
+
 async def test_who_is_erased_during_the_canary_ends_it_and_the_others_pairs_wait_for_another(
     shop: Workshop, store: Store
 ) -> None:
@@ -770,6 +861,9 @@ async def test_an_adapter_that_answers_already_is_not_forgotten_over_a_crash_and
     await store.run(routed)
     await lose(store, shop.pool.pop(3))
     await forget_erased(shop.runs, shop.folder / "datasets")
+    assert not run.folder.exists()
+    assert await leave_out(shop, store) is None
+    assert await shop.runs.get(run.id) == run
     shop.fake.outcome = S.ROLLED_BACK
     run = await shop.steps().advance(run)
     assert (run.state, run.adapter) == (S.ROLLED_BACK, "shoes-v9")

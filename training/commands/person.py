@@ -95,7 +95,7 @@ async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
     """Erase a person from the store and from the datasets on disk; what that did."""
     from core.privacy import erase as erase_from
     from training.adapters import RETIRE_SECONDS, Adapters
-    from training.loop import forget_files
+    from training.loop import forget_files, leave_out
 
     now = time.time()
     async with AsyncExitStack() as stack:
@@ -107,8 +107,12 @@ async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
         if link is not None:
             await _tell_of_redis(link, settings.conversation.expire_minutes)
         runs = await forget_files(settings, store)
+        with err.status("Taking them out of the training run…"):
+            left = await leave_out(settings, store)
         adapters = Adapters(store, settings.state / "adapters", settings.model.adapter)
         flagged = [one.name for one in await adapters.all() if one.flagged_at == now]
+    if left:
+        err.print(f"A training run still holds what they said. {left}", style="yellow")
     return {
         "person": person,
         "turns": done.turns,
@@ -116,6 +120,7 @@ async def _erase(settings: Settings, person: str, who: str) -> dict[str, Any]:
         "photos": done.photos,
         "pairs": done.pairs,
         "datasets_deleted": len(runs),
+        "all_files_deleted": not left,
         "adapters_flagged": ", ".join(flagged),
         "retired_by": _day(now + RETIRE_SECONDS) if flagged else "",
     }
