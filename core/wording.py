@@ -517,6 +517,18 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "The page cannot be shown right now; your conversations are safe. "
         "Please reload in a while.",
     },
+    "foreign_page": {
+        "zh": "这条消息来自另一个网站（{origin}），没有被接收。如果这就是本页的地址，"
+        "请运营者把它设为 web.public_url。",
+        "en": "This came from another site, {origin}, and was not taken. If that is the address of "
+        "this page, its operator has to set web.public_url to it.",
+    },
+    "no_cookie": {
+        "zh": "浏览器没有带上本页的 Cookie，消息没有被接收。请允许本页使用 Cookie，"
+        "刷新后再发一次。",
+        "en": "Your browser did not send this page's cookie, so the message was not taken. Allow "
+        "cookies here, reload, and send it again.",
+    },
     "not_stored": {
         "zh": "评价没能保存，请稍后再点一次。",
         "en": "Your rating was not saved. Please press again in a while.",

@@ -22,7 +22,7 @@ from bots.web.chat_routes import chat_routes, is_id, may_enter, no_page, photos_
 from bots.web.composer import Composer
 from bots.web.desk import Desk
 from bots.web.elements import LOGO, Button, Tag, drawing, logo
-from bots.web.person import LANGUAGE_COOKIE, Person, person_of
+from bots.web.person import LANGUAGE_COOKIE, Person, person_of, remember_visit
 from core.duels import Duel
 from core.errors import SolemateError
 from core.inbox import DeadLetter
@@ -42,13 +42,16 @@ _HEAD = (
 )
 
 
-def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str) -> None:
+def mount_chat(
+    app: FastAPI, desk: Desk, *, storage_secret: str, origins: frozenset[str] = frozenset()
+) -> None:
     """Put the chat page on `app`, at `/`; once a process, after the app's other routes.
 
+    `origins` are where people see the page, as far as that is known.
     `storage_secret` signs the cookie that names a person: a new one makes everybody a stranger to
     their conversations.
     """
-    pages.include_router(chat_routes(desk))
+    pages.include_router(chat_routes(desk, origins))
 
     @pages.exception_handler(404)
     async def not_there(request: Request, _exc: Exception) -> Response:
@@ -57,6 +60,7 @@ def mount_chat(app: FastAPI, desk: Desk, *, storage_secret: str) -> None:
     @ui.page("/", reconnect_timeout=RECONNECT_SECONDS)
     async def chat_page(client: Client, request: Request, c: str = "") -> None:
         person = person_of(request)
+        remember_visit(request)
         try:
             known = is_id(c) and await may_enter(desk, c, person.user_id)
             conversation_id = c if known else uuid.uuid4().hex

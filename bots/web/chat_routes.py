@@ -11,8 +11,8 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 
 from bots.web.desk import Desk
-from bots.web.http import Refused, error_response, explain, plain_shape
-from bots.web.person import Person, language_of_browser, person_of
+from bots.web.http import Refused, error_response, explain, is_foreign, plain_shape
+from bots.web.person import Person, has_visited, language_of_browser, person_of
 from core.engine import MAX_PHOTOS
 from core.errors import ImageRejected, MessageRejected, NotFound, SolemateError
 from core.messages import Platform, UserMessage
@@ -51,8 +51,11 @@ async def may_enter(desk: Desk, conversation_id: str, user_id: str) -> bool:
     return owner == user_id
 
 
-def chat_routes(desk: Desk) -> APIRouter:
-    """The routes under `/page`; they belong on NiceGUI's app, whose cookie names the person."""
+def chat_routes(desk: Desk, origins: frozenset[str]) -> APIRouter:
+    """The routes under `/page`; they belong on NiceGUI's app, whose cookie names the person.
+
+    Messages are taken from our own page alone, which `origins` and wherever else it is shown have.
+    """
     routes = APIRouter(prefix="/page", include_in_schema=False)
     most_bytes = MAX_PHOTOS * desk.photo_limits.max_bytes + FORM_BYTES
 
@@ -60,6 +63,7 @@ def chat_routes(desk: Desk) -> APIRouter:
     async def take_message(request: Request) -> Response:
         person = person_of(request)
         try:
+            _check_sender(request, origins)
             _check_size(request, most_bytes)
             message = await _to_user_message(request, person)
             if not await may_enter(desk, message.conversation_id, person.user_id):
@@ -115,6 +119,14 @@ async def photos_of(desk: Desk, conversation_id: str, message_id: str) -> list[b
         if message.id == message_id:
             return list(message.images)
     return await desk.store.photos_of(conversation_id, message_id)
+
+
+def _check_sender(request: Request, origins: frozenset[str]) -> None:
+    """Refuse what does not come from a page of ours that this browser was shown."""
+    if is_foreign(request, origins):
+        raise Refused(403, "foreign_page", origin=request.headers["origin"][:100])
+    if not has_visited(request):
+        raise Refused(403, "no_cookie")
 
 
 def _check_size(request: Request, most_bytes: int) -> None:

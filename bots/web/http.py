@@ -283,6 +283,21 @@ def own_origins(public_url: str) -> frozenset[str]:
     return frozenset(f"{url.scheme}://{host}{port}" for host in hosts)
 
 
+def is_foreign(request: Request, own: frozenset[str]) -> bool:
+    """Whether a page of another site calls, as the caller's browser tells it.
+
+    `own` are origins of ours. Behind a proxy that hides the address which people use, a browser of
+    today still says that page and address belong together, at least where that is https.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or origin in own:
+        return False
+    relation = request.headers.get("sec-fetch-site")
+    if relation is not None:
+        return relation != "same-origin"
+    return origin.partition("://")[2] != request.headers.get("host")
+
+
 def server_event(data: dict[str, Any] | str) -> str:
     """One server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)

@@ -21,6 +21,7 @@ from bots.web.health import (
     model_health,
     redis_health,
 )
+from bots.web.http import own_origins
 from bots.web.server import web_server
 from core.expert import Opened
 from core.inbox import Inbox
@@ -61,20 +62,26 @@ def open_web(
     desk.lanes.metrics.watch_route(lambda: opened.registry.route)
     desk.lanes.metrics.watch_adapters(lambda: opened.registry.loaded_on)
     desk.lanes.metrics.watch_machine(settings.state)
+    public_url = settings.web.public_url or settings.web.address
     app = create_api(
         desk,
         parts=parts,
         options=ApiOptions(
             model_name=settings.model.base_model,
             max_tokens=settings.model.max_tokens,
-            public_url=settings.web.public_url or settings.web.address,
+            public_url=public_url,
             allowed_origins=tuple(settings.web.allowed_origins),
         ),
     )
     for intake in intakes.values():
         # Before the page, whose application takes every other path.
         app.router.routes += intake.routes
-    mount_chat(app, desk, storage_secret=secret(settings.state / "page-secret"))
+    mount_chat(
+        app,
+        desk,
+        storage_secret=secret(settings.state / "page-secret"),
+        origins=own_origins(public_url),
+    )
     return web_server(app, trusted_proxies=[str(one) for one in settings.web.trusted_proxies])
 
 

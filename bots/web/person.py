@@ -10,6 +10,7 @@ from core.messages import Language
 from core.wording import say
 
 LANGUAGE_COOKIE = "solemate_language"
+_VISITED = "visited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,16 @@ class Person:
 def person_of(request: Request) -> Person:
     """The person behind a request that passed NiceGUI's session middleware."""
     return Person(f"web:{request.session['id']}", language_of_browser(request))
+
+
+def remember_visit(request: Request) -> None:
+    """Note in the signed cookie that this browser was shown the page."""
+    request.session[_VISITED] = True
+
+
+def has_visited(request: Request) -> bool:
+    """Whether a request brings the cookie of a browser that was shown the page."""
+    return _VISITED in request.session
 
 
 def language_of_browser(request: Request) -> Language:

@@ -16,15 +16,19 @@ Kind = Literal["solemate", "faltering", "library"]
 
 
 @asynccontextmanager
-async def worker(
-    platform: Literal["slack", "telegram"], kind: Kind, folder: Path, address: str
+async def process_of(
+    module: str, *arguments: str, told: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A bot that answers at this address, killed at the end of the block."""
+    """A module of `tests.bots` as a process, killed at the end of the block.
+
+    `told` is whether what it prints is read here.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", f"tests.bots.{platform}_worker", kind, str(folder), address),
+        *("-m", f"tests.bots.{module}", *arguments),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE if told else None,
     )
     try:
         yield process
@@ -32,3 +36,12 @@ async def worker(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def worker(
+    platform: Literal["slack", "telegram"], kind: Kind, folder: Path, address: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A bot that answers at this address, killed at the end of the block."""
+    async with process_of(f"{platform}_worker", kind, str(folder), address) as process:
+        yield process
