@@ -801,16 +801,22 @@ async def test_strangers_votes_do_not_count(tmp_path: Path, fake: FakeTelegram) 
         assert await world.rows(feedback_events.c.user_id) == []
 
 
-async def test_a_slow_model_holds_up_no_confirmation(tmp_path: Path, fake: FakeTelegram) -> None:
+@pytest.mark.parametrize("people", [20, pytest.param(500, marks=pytest.mark.nightly)])
+async def test_a_slow_model_holds_up_no_confirmation(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch, people: int
+) -> None:
+    # Polling is not to pause, however long it takes to hand all of them over.
+    monkeypatch.setattr("bots.lanes.BACKLOG_SECONDS", 3600.0)
+    fake.patience_seconds = 250
     model = HeldChatModel([ANSWER])
     async with solemate(tmp_path, fake, model):
-        for number in range(20):
+        for number in range(people):
             await fake.says(QUESTION, user=100 + number, chat=100 + number)
         await fake.until(lambda: not fake.waiting)
         assert model.asked == []
         model.gate.set()
-        await fake.answered(20)
-    assert Counter(one.chat_id for one in fake.shown) == Counter(range(100, 120))
+        await fake.answered(people)
+    assert Counter(one.chat_id for one in fake.shown) == Counter(range(100, 100 + people))
 
 
 async def test_everyone_in_an_allowed_group_is_answered(tmp_path: Path, fake: FakeTelegram) -> None:

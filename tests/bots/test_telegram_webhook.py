@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -12,21 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from starlette.applications import Starlette
+from starlette.types import Message
 
 from bots.telegram.webhook import MAX_BODY_BYTES, PATH, SECRET_HEADER, Hook, Webhook, check_hook
 from core.errors import ConfigError, StoreError
 from core.messages import Platform, UserMessage
 from core.tables import feedback_events, inbox, turns
 from core.wording import say
-from tests.bots.telegram_fake import BEN, FakeTelegram, Json
+from tests.bots.desks import ANSWER
+from tests.bots.telegram_fake import BEN, FakeTelegram, Json, Refusal
 from tests.bots.telegram_world import CONVERSATION, World, jpeg, opened, person
+from tests.fakes import HeldChatModel
 
 SECRET = "s" * 40
 HOOK = Hook(f"https://shoes.example{PATH}", SECRET)
 RIGHT = {SECRET_HEADER: SECRET}
 QUESTION = "How do I wash canvas shoes?"
+NIGHTLY = (pytest.mark.nightly, pytest.mark.timeout(1800))
+# By chance two samples of the same lie as far apart once in 15,000 times.
+NOTABLE = 4.0
 
 
 @pytest.fixture
@@ -142,6 +152,23 @@ async def test_emoji_of_one_second_that_come_in_another_order_end_as_they_stand(
     assert shown.labels == ["👍 ✓", "👎"]
 
 
+@pytest.mark.parametrize("people", [20, pytest.param(500, marks=NIGHTLY)])
+async def test_a_slow_model_holds_up_no_confirmation(
+    tmp_path: Path, fake: FakeTelegram, people: int
+) -> None:
+    fake.patience_seconds = 250
+    model = HeldChatModel([ANSWER])
+    async with called(tmp_path, fake, model=model) as caller, caller.world.desk.lanes.running():
+        chats = range(100, 100 + people)
+        statuses = [await caller.says(QUESTION, user=chat, chat=chat) for chat in chats]
+        assert (statuses, model.asked) == ([200] * people, [])
+        model.gate.set()
+        await fake.answered(people)
+        await caller.world.telegram.errands.finished()
+    answered = [one for one in fake.shown if any(data.startswith("up:") for data in one.data)]
+    assert Counter(one.chat_id for one in answered) == Counter(chats)
+
+
 async def test_an_album_that_comes_at_once_is_one_question(
     tmp_path: Path, fake: FakeTelegram
 ) -> None:
@@ -169,6 +196,102 @@ async def test_whoever_does_not_know_the_secret_is_refused(
         assert await caller.world.rows(inbox.c.state) == []
     assert response.status_code == 403
     assert SECRET not in response.text
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "s", f"{SECRET[:-1]}t", f"t{SECRET[1:]}", f"{SECRET}s", SECRET]
+)
+async def test_a_secret_is_compared_whole_and_by_nothing_else(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    compared = list[tuple[bytes, bytes]]()
+
+    def equal(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return True
+
+    async with called(tmp_path, fake) as caller:
+        monkeypatch.setattr("bots.telegram.webhook.hmac.compare_digest", equal)
+        assert await caller.posts({"update_id": 1}, **{SECRET_HEADER: secret}) == 200
+    assert compared == [(secret.encode(), SECRET.encode())]
+
+
+async def seconds_by_secret(caller: Caller, count: int) -> tuple[list[int], list[int]]:
+    """How long refusals take, in ns: of secrets that are wrong at the beginning, and at the end."""
+    first, last = f"t{SECRET[1:]}", f"{SECRET[:-1]}t"
+    # Cold caches are nobody's secret.
+    taken: dict[str, list[int]] = {first: [], last: []}
+    secrets = [first, last] * count
+    random.Random(3).shuffle(secrets)
+
+    async def receive() -> Message:
+        raise AssertionError("whoever is refused is not read")
+
+    async def send(_message: Message) -> None:
+        pass
+
+    for secret in secrets:
+        headers = [(SECRET_HEADER.lower().encode(), secret.encode())]
+        scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+        began = time.perf_counter_ns()
+        await caller.webhook(scope, receive, send)
+        taken[secret].append(time.perf_counter_ns() - began)
+    return taken[first], taken[last]
+
+
+def significance(one: list[int], other: list[int]) -> float:
+    """How far apart two samples lie, in standard deviations of the Mann-Whitney U test."""
+    ranks = np.argsort(np.argsort(one + other))
+    n, m = len(one), len(other)
+    u = ranks[:n].sum() - n * (n - 1) / 2
+    return float(abs(u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))
+
+
+def equal_by_letter(one: bytes, other: bytes) -> bool:
+    """What a secret is not to be compared with: it stops where they differ."""
+    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+async def test_how_long_a_refusal_takes_tells_nothing_of_the_secret(
+    tmp_path: Path, fake: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with called(tmp_path, fake) as caller:
+        assert significance(*await seconds_by_secret(caller, 10_000)) < NOTABLE
+        monkeypatch.setattr("bots.telegram.webhook.hmac.compare_digest", equal_by_letter)
+        assert significance(*await seconds_by_secret(caller, 10_000)) > NOTABLE
+
+
+async def call_in_every_way(folder: Path, fake: FakeTelegram, rounds: int) -> None:
+    """Register and be called with right and wrong secrets, whatever goes wrong meanwhile."""
+    fake.refuse("setWebhook", None, Refusal(400, "Bad Request: bad webhook"))
+    async with called(folder, fake) as caller:
+        for number in range(rounds):
+            for secret in ("", "wrong", SECRET):
+                for body in (b"{", b"[]", b"x" * 1_000_000, b'{"update_id": 1, "message": 5}'):
+                    headers = {SECRET_HEADER: secret, "Content-Type": "application/json"}
+                    await caller.client.post(PATH, content=body, headers=headers)
+            assert await caller.says(f"{QUESTION} {number}", message_thread_id="none") == 200
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(800, marks=NIGHTLY)])
+async def test_the_secret_stands_in_no_line_of_the_log(
+    tmp_path: Path, fake: FakeTelegram, log_file: Path, rounds: int
+) -> None:
+    await call_in_every_way(tmp_path, fake, rounds)
+    logged = await asyncio.to_thread(log_file.read_text)
+    assert logged.count("webhook_refused") >= rounds
+    assert SECRET not in logged
+
+
+async def test_the_secret_stands_in_the_log_where_the_library_writes_its_own(
+    tmp_path: Path, fake: FakeTelegram, log_file: Path
+) -> None:
+    logging.getLogger().setLevel(logging.DEBUG)
+    logging.getLogger("telegram").setLevel(logging.DEBUG)
+    await call_in_every_way(tmp_path, fake, 1)
+    assert SECRET in await asyncio.to_thread(log_file.read_text)
 
 
 @pytest.mark.parametrize(
