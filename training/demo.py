@@ -141,10 +141,22 @@ class Shown:
         return float(figure["live"]), float(figure["value"])
 
 
+class NotLive(TrainingFailed):
+    """The run was rejected or rolled back, so nothing went live.
+
+    `learning_seconds` and `processor_seconds` are those from the first thumbs-down until then.
+    """
+
+    def __init__(self, why: str, learning_seconds: float, processor_seconds: float) -> None:
+        super().__init__(why)
+        self.learning_seconds = learning_seconds
+        self.processor_seconds = processor_seconds
+
+
 async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) -> Shown:
     """Run the loop once in `folder`, which nothing has used before.
 
-    Raises `TrainingFailed` where the run is rejected, with what the gate found.
+    Raises `NotLive` where the run is rejected, with what the gate found.
     """
     started = time.monotonic()
     changes = _environment(folder)
@@ -159,12 +171,19 @@ async def show_the_loop(settings: Settings, folder: Path, rows: Path, say: Say) 
         rephrased = await _ask_all(client, [row.rephrased for row in corrections])
         say(f"Correcting {len(corrections)} of the answers …")
         begun, computed = time.monotonic(), processor_seconds()
+
+        def taken() -> tuple[float, float]:
+            return time.monotonic() - begun, processor_seconds() - computed
+
         for row, said in zip(corrections, before, strict=True):
             await _correct(client, said, row.correction)
         pause_file(own).unlink()
-        run = await _trained(own, store, say)
-        run = await _live(own, store, run, client, say)
-        learning, computing = time.monotonic() - begun, processor_seconds() - computed
+        try:
+            run = await _trained(own, store, say)
+            run = await _live(own, store, run, client, say)
+        except TrainingFailed as exc:
+            raise NotLive(str(exc), *taken()) from exc
+        learning, computing = taken()
         say("Asking again …")
         after = await _ask_all(client, [row.question for row in corrections])
         rephrased_after = await _ask_all(client, [row.rephrased for row in corrections])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +15,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from bench import learning
 from bench.__main__ import main, measured
-from bench.effort import QUICK
+from bench.effort import FULL, QUICK
+from bench.expert import Expert
 from bench.figures import Figure, Goal, percentile, to_json
+from core.settings import load_settings
+from training.demo import NotLive
 
 pytestmark = pytest.mark.long
 
@@ -69,6 +75,26 @@ async def test_the_table_has_every_row_and_finite_figures(untrained: Path) -> No
 async def test_a_part_can_be_measured_alone(untrained: Path) -> None:
     figures = await measured(QUICK, untrained, ["commits"])
     assert {one.part for one in figures} == {"commits"}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_learning_says_whether_anything_went_live_and_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    async def show(*_: object) -> SimpleNamespace:
+        if refused:
+            raise NotLive("The gate refused it: G4 golden.", 90.0, 70.0)
+        return SimpleNamespace(lessons=[1, 2], learning_seconds=90.0, processor_seconds=70.0)
+
+    monkeypatch.setattr(learning, "show_the_loop", show)
+    expert = Expert(load_settings(environment={}), tmp_path, FULL, tmp_path)
+    live, processor, wall = await learning.measure(expert)
+    assert live.met is not refused
+    assert ("G4 golden" in live.name) is refused
+    assert (processor.value, wall.value) == (70.0, 90.0)
+    # How quickly something is refused is no goal.
+    assert processor.met is (None if refused else True)
+    assert await learning.measure(replace(expert, effort=QUICK)) == []
 
 
 def test_a_part_that_there_is_not_is_told() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from core.errors import ConfigError, ModelUnavailable
+from core.errors import ConfigError, ModelUnavailable, TrainingFailed
 from core.settings import Secrets, at_root, load_settings
 from solemate import app
 from training.commands.demo import ROWS
-from training.demo import Lesson, Said, processor_seconds, show_the_loop
+from training.demo import Lesson, NotLive, Said, processor_seconds, show_the_loop
 from training.rows import CorrectionRow
 
 CORRECTION = "不要踩湿地哦～保龄球鞋滑动脚的鞋底沾水后会突然刹住，这样容易摔倒的。"
@@ -86,6 +86,32 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
     assert "is not empty" in str(result.exception)
     assert [file.name for file in tmp_path.iterdir()] == ["solemate.db"]
+
+
+async def test_a_demo_whose_run_is_refused_says_why_and_how_long_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def nobody(*_: object) -> AsyncIterator[None]:
+        yield
+
+    async def answered(_: object, questions: Sequence[str]) -> list[Said]:
+        return [said(PASSAGE) for _ in questions]
+
+    async def corrected(*_: object) -> None:
+        pass
+
+    async def refused(*_: object) -> None:
+        raise TrainingFailed("The gate refused it.")
+
+    monkeypatch.setattr("training.demo._solemate", nobody)
+    monkeypatch.setattr("training.demo._ask_all", answered)
+    monkeypatch.setattr("training.demo._correct", corrected)
+    monkeypatch.setattr("training.demo._trained", refused)
+    with pytest.raises(NotLive, match="The gate refused it") as caught:
+        await show_the_loop(load_settings(environment={}), tmp_path, at_root(ROWS), lambda _: None)
+    assert caught.value.learning_seconds >= 0
+    assert caught.value.processor_seconds >= 0
 
 
 async def test_the_demo_starts_with_nothing_of_the_environment_but_paths(
