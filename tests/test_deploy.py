@@ -194,7 +194,7 @@ def test_every_variable_that_is_set_is_a_setting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.example")), ids=identifier)
 def test_every_secret_that_is_asked_for_is_read_by_somebody(path: Path) -> None:
-    others = {"PGPASSWORD", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "RAY_AUTH_TOKEN"}
+    others = {"PGPASSWORD", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD", "RAY_AUTH_TOKEN", "HF_TOKEN"}
     names = set(re.findall(r"^([A-Z_]+)=", path.read_text("utf-8"), re.MULTILINE))
     assert {name for name in names if not name.startswith("SOLEMATE_")} <= {
         *Secrets.model_fields,
