@@ -18,6 +18,7 @@ from core.audit import append
 from core.database import upsert
 from core.errors import ConfigError, NotFound
 from core.messages import Platform
+from core.sealing import seal, unseal
 from core.store import Store
 from core.tables import (
     adapters,
@@ -55,6 +56,14 @@ class Pseudonyms:
         """The person's name in the store, `PLATFORM:HASH`."""
         digest = hmac.new(self.key, f"{platform}:{own_id}".encode(), hashlib.sha256).hexdigest()
         return f"{platform}:{digest[:_HEX_DIGITS]}"
+
+    def seal(self, number: int) -> str:
+        """A person's number where it has to be read again, so that only whoever has the key can."""
+        return seal(self.key, number)
+
+    def unseal(self, text: str) -> int:
+        """The number that was sealed."""
+        return unseal(self.key, text)
 
     def named(self, key: str) -> str:
         """The person that an operator means by `key`; `ConfigError` where it cannot be one.

@@ -104,7 +104,8 @@ class Commands:
         language = await self.people.language_for(user)
         match name:
             case "new":
-                await self.store.start_anew(place.name, message.message_id)
+                names = self.people.names
+                await self.store.start_anew(names.place(place), message.message_id)
                 self.talk.say(place, say("new_started", language))
             case "language":
                 keyboard = keyboards.languages(language)

@@ -14,7 +14,7 @@ from bots.markup import Span, Styled, split, styled, with_sources
 from bots.telegram import keyboards
 from bots.telegram.entities import entities_of
 from bots.telegram.people import People
-from bots.telegram.place import Place, number_in, place_from
+from bots.telegram.place import Place, number_in
 from bots.telegram.show import LIMIT
 from bots.telegram.talk import Talk
 from core.duels import Duel, Duels
@@ -41,7 +41,7 @@ class Comparisons:
     async def show(self, duel: Duel) -> None:
         """Send both answers, with the buttons under their end."""
         language = await self.store.chosen_language(duel.user_id) or duel.a.language
-        place = place_from(duel.conversation_id)
+        place = self.people.names.where(duel.conversation_id)
         question = (await self.store.turn(duel.reply_id)).message_id if place.is_group else ""
         keyboard = keyboards.duel(duel, language, can_switch_off=not place.is_group)
         pieces = split(_side_by_side(duel, language), LIMIT)

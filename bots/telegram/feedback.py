@@ -23,7 +23,7 @@ from bots.metrics import Metrics
 from bots.telegram import keyboards
 from bots.telegram.entities import mention
 from bots.telegram.people import People
-from bots.telegram.place import Place, place_from
+from bots.telegram.place import Place
 from bots.telegram.talk import Talk
 from core.engine import Engine
 from core.errors import NotFound
@@ -87,7 +87,8 @@ class Verdicts:
         if before == after or user is None or await self._is_old(reaction, user):
             return
         chat = Place(self.bot_id, reaction.chat.id)
-        reply_id = await self.posts.reply_of(chat.chat, str(reaction.message_id), "answer")
+        number = str(reaction.message_id)
+        reply_id = await self.posts.reply_of(self.people.names.chat(chat), number, "answer")
         if reply_id is None:
             return
         user_id = self.people.id_of(user)
@@ -114,7 +115,8 @@ class Verdicts:
         asked = message.reply_to_message
         if asked is None:
             return False
-        reply_id = await self.posts.reply_of(place.chat, str(asked.message_id), "correction")
+        number = str(asked.message_id)
+        reply_id = await self.posts.reply_of(self.people.names.chat(place), number, "correction")
         if reply_id is None:
             return False
         language, user_id = await self.people.language_for(user), self.people.id_of(user)
@@ -172,8 +174,13 @@ class Verdicts:
             turn = await self.store.turn(reply_id)
         except NotFound:
             return None
-        here = turn.platform is Platform.TELEGRAM and _chat_of(turn) == place.chat
-        return turn if here else None
+        if turn.platform is not Platform.TELEGRAM:
+            return None
+        where = self._place_of(turn)
+        return turn if (where.bot_id, where.chat_id) == (place.bot_id, place.chat_id) else None
+
+    def _place_of(self, turn: Turn) -> Place:
+        return self.people.names.where(turn.reply.conversation_id)
 
     async def _is_old(self, reaction: MessageReactionUpdated, user: User) -> bool:
         """Whether the person has had everything forgotten since."""
@@ -205,7 +212,7 @@ class Verdicts:
             words = say("ask_correction_of", language, name=user.full_name)
             mentions = (mention(user),)
         asked = await self.talk.send(
-            place_from(turn.reply.conversation_id),
+            self._place_of(turn),
             words,
             entities=mentions,
             markup=ForceReply(
@@ -213,12 +220,8 @@ class Verdicts:
             ),
             reply_to=number,
         )
-        post = Post(place.chat, str(asked.message_id), "correction")
+        post = Post(self.people.names.chat(place), str(asked.message_id), "correction")
         await self.posts.add(turn.reply.conversation_id, turn.message_id, post)
-
-
-def _chat_of(turn: Turn) -> str:
-    return place_from(turn.reply.conversation_id).chat
 
 
 def _moment(reaction: MessageReactionUpdated, update: int) -> float:

@@ -98,7 +98,7 @@ class Telegram:
     @property
     def teller(self) -> TelegramTeller:
         """What tells people what they did not ask for."""
-        return TelegramTeller(self.bot_id, self.talk)
+        return TelegramTeller(self.bot_id, self.talk, self.people.names)
 
     def polling(self, host: Host, *, lead: Lead = alone, rhythm: Rhythm | None = None) -> Polling:
         """The loop that fetches messages; run it while the lanes are running."""
@@ -208,7 +208,7 @@ async def open_telegram(
                 posts=posts,
                 comparisons=comparisons,
                 asking=asking,
-                answers=Answers(bot, posts, patient, asking, pace=pace),
+                answers=Answers(bot, posts, patient, asking, people.names, pace=pace),
                 photos=Photos(bot, max_photo_bytes),
                 people=people,
                 guests=access.guests,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bots.telegram.place import place_from
+from bots.telegram.place import Names
 from bots.telegram.talk import Talk
 from core.notices import Notice
 
@@ -15,12 +15,13 @@ class TelegramTeller:
 
     bot_id: int
     talk: Talk
+    names: Names
 
     def is_private(self, conversation_id: str) -> bool:
         """Whether it is a person's own chat with this bot."""
-        place = place_from(conversation_id)
+        place = self.names.where(conversation_id)
         return not place.is_group and place.bot_id == self.bot_id
 
     async def tell(self, conversation_id: str, notice: Notice) -> None:
         """Say it there."""
-        await self.talk.send(place_from(conversation_id), notice.words)
+        await self.talk.send(self.names.where(conversation_id), notice.words)

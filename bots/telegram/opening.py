@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
+
 from bots.bot import Intake
 from bots.lanes import Lanes
 from bots.opening import Front
@@ -12,6 +14,7 @@ from bots.standby import led
 from bots.telegram.commands import Privacy
 from bots.telegram.front import Access, Host, open_telegram
 from bots.telegram.people import Guests
+from bots.telegram.place import Names
 from bots.telegram.probe import examine_telegram
 from bots.telegram.webhook import PATH, Hook, check_hook
 from core.doctor import Finding
@@ -19,7 +22,10 @@ from core.expert import Opened
 from core.inbox import Inbox
 from core.messages import Platform
 from core.opening import open_leader, pseudonyms
+from core.renaming import rename_conversations
 from core.settings import Settings
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -27,6 +33,9 @@ async def open_front(
     settings: Settings, hook: Hook | None, opened: Opened, inbox: Inbox
 ) -> AsyncIterator[Front]:
     """Telegram, which calls us at `hook`, or which we poll."""
+    if count := await rename_conversations(opened.store, Names(pseudonyms(settings)).sealing):
+        log.info("chats_sealed", count=count)
+        await opened.store.wipe(rewrite=True)
     leader = open_leader(settings, Platform.TELEGRAM) if hook is None else None
     async with open_telegram(
         access(settings),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from telegram import User
 
-from bots.telegram.place import Place
+from bots.telegram.place import Names, Place
 from core.messages import Language, Platform
 from core.privacy import Pseudonyms
 from core.store import Store
@@ -33,6 +33,11 @@ class People:
 
     store: Store
     pseudonyms: Pseudonyms
+
+    @property
+    def names(self) -> Names:
+        """What the store calls the places where they talk."""
+        return Names(self.pseudonyms)
 
     def id_of(self, user: User) -> str:
         """The person's name in the store."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from telegram import Message
 
 from core.messages import UserMessage
+from core.privacy import Pseudonyms
+from core.renaming import Renaming
 
 _PREFIX = "telegram"
+# Before a number that is sealed.
+_SEALED = "p"
+_OPEN = re.compile(rf"({_PREFIX}:\d+:)(\d+)((?::.*)?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +30,49 @@ class Place:
         """Whether several people may read here: Telegram gives groups negative numbers."""
         return self.chat_id < 0
 
-    @property
-    def chat(self) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the store calls places, which can be read again.
+
+    A private chat has its person's number: it is sealed, and whoever has the store alone learns
+    from it no more than from the person's pseudonym.
+    """
+
+    pseudonyms: Pseudonyms
+
+    def chat(self, place: Place) -> str:
         """The chat's name in the store."""
-        return f"{_PREFIX}:{self.bot_id}:{self.chat_id}"
+        chat = place.chat_id if place.is_group else _SEALED + self.pseudonyms.seal(place.chat_id)
+        return f"{_PREFIX}:{place.bot_id}:{chat}"
+
+    def place(self, place: Place) -> str:
+        """The place's name in the store, the topic included."""
+        return f"{self.chat(place)}:{place.thread_id}"
+
+    def conversation(self, place: Place, start: int) -> str:
+        """The conversation that began there with the message `start`, or with the chat itself."""
+        return f"{self.place(place)}:{start}"
+
+    def where(self, conversation_id: str) -> Place:
+        """The place of a conversation of ours."""
+        _, bot_id, chat, thread_id, _ = conversation_id.split(":")
+        is_sealed = chat.startswith(_SEALED)
+        chat_id = self.pseudonyms.unseal(chat.removeprefix(_SEALED)) if is_sealed else int(chat)
+        return Place(int(bot_id), chat_id, int(thread_id))
 
     @property
-    def name(self) -> str:
-        """The place's name in the store, the topic included."""
-        return f"{self.chat}:{self.thread_id}"
+    def sealing(self) -> Renaming:
+        """What seals the numbers that older versions of us have stored openly."""
+        settled = (f"{_PREFIX}:%:{_SEALED}%", f"{_PREFIX}:%:-%")
+        return Renaming(f"{_PREFIX}:", settled, self._sealed)
 
-    def conversation_id(self, start: int) -> str:
-        """The conversation that began here with the message `start`, or with the chat itself."""
-        return f"{self.name}:{start}"
+    def _sealed(self, name: str) -> str:
+        """A name of a chat, a place or a conversation as it is today."""
+        parts = _OPEN.fullmatch(name)
+        if parts is None:
+            return name
+        return f"{parts[1]}{_SEALED}{self.pseudonyms.seal(int(parts[2]))}{parts[3]}"
 
 
 def place_of(bot_id: int, message: Message) -> Place:
@@ -44,12 +80,6 @@ def place_of(bot_id: int, message: Message) -> Place:
     # Replies in groups without topics carry a thread's number, too.
     thread = message.message_thread_id if message.is_topic_message else None
     return Place(bot_id, message.chat.id, thread or 0)
-
-
-def place_from(conversation_id: str) -> Place:
-    """The place of a conversation of ours."""
-    _, bot_id, chat_id, thread_id, _ = conversation_id.split(":")
-    return Place(int(bot_id), int(chat_id), int(thread_id))
 
 
 def message_id_of(message: Message) -> str:

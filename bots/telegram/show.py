@@ -31,7 +31,7 @@ from bots.markup import Styled, split, styled, utf16_length, with_sources
 from bots.telegram.calls import Drafts, read_error
 from bots.telegram.entities import entities_of, styled_or_plain
 from bots.telegram.keyboards import thumbs
-from bots.telegram.place import Place, number_of, place_from
+from bots.telegram.place import Names, Place, number_of
 from bots.telegram.talk import NO_PREVIEW
 from core.errors import SolemateError
 from core.language import language_of
@@ -91,6 +91,7 @@ class Answers:
         posts: Posts,
         courier: Courier,
         asking: Asking,
+        names: Names,
         *,
         pace: Pace | None = None,
     ) -> None:
@@ -98,6 +99,7 @@ class Answers:
         self._posts = posts
         self._courier = courier
         self._asking = asking
+        self._names = names
         self._pace = pace or Pace()
         self._showing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._without_drafts: set[int] = set()
@@ -149,7 +151,7 @@ class Answers:
 
     async def _begin(self, message: UserMessage, posts: list[Post]) -> tuple[_Canvas, list[Post]]:
         """Show that something is being done; where, and the posts that are there now."""
-        place = place_from(message.conversation_id)
+        place = self._names.where(message.conversation_id)
         words = Styled(
             say("reading_photo" if message.photo_count else "searching", _language(message))
         )
@@ -244,7 +246,7 @@ class Answers:
 
     async def _hold(self, message: UserMessage, position: int) -> Post | None:
         """A new post that a piece can be put into; None where calls are scarce."""
-        if not self._courier.has_room(place_from(message.conversation_id).chat_id):
+        if not self._courier.has_room(self._names.where(message.conversation_id).chat_id):
             return None
         return await self._send(message, position, TO_COME, None)
 
@@ -256,7 +258,7 @@ class Answers:
         keyboard: InlineKeyboardMarkup | None,
     ) -> bool:
         """Put a piece into its post; false where that is no longer there."""
-        place = place_from(message.conversation_id)
+        place = self._names.where(message.conversation_id)
 
         async def edit(entities: Sequence[MessageEntity]) -> object:
             return await self._edit(place, post, piece.text, entities, keyboard)
@@ -278,7 +280,7 @@ class Answers:
         keyboard: InlineKeyboardMarkup | None,
     ) -> Post:
         """Send a piece and commit where it is; in groups the first replies to the question."""
-        place = place_from(message.conversation_id)
+        place = self._names.where(message.conversation_id)
         number = number_of(message) if place.is_group and position == 0 else None
         reply = ReplyParameters(number, allow_sending_without_reply=True) if number else None
 
@@ -294,7 +296,7 @@ class Answers:
             )
 
         sent = await self._styled_or_plain(place, piece, send)
-        post = Post(place.chat, str(sent.message_id), "answer", position)
+        post = Post(self._names.chat(place), str(sent.message_id), "answer", position)
         await self._posts.add(message.conversation_id, message.id, post)
         return post
 

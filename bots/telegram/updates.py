@@ -219,7 +219,9 @@ class Updates:
         )
 
     async def _conversation(self, message: Message, place: Place) -> str:
-        return place.conversation_id(await self.store.last_start(place.name, message.message_id))
+        names = self.people.names
+        start = await self.store.last_start(names.place(place), message.message_id)
+        return names.conversation(place, start)
 
     async def _is_erased(self, message: Message, user: User) -> bool:
         """Whether a person had all deleted after they sent this."""

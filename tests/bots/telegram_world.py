@@ -19,6 +19,7 @@ from bots.telegram.calls import Limits, Rates, chat_of, read_error
 from bots.telegram.commands import Privacy
 from bots.telegram.front import Access, Host, Telegram, open_telegram
 from bots.telegram.people import Guests
+from bots.telegram.place import Names, Place
 from bots.telegram.polling import Polling, Rhythm
 from bots.telegram.show import Pace
 from bots.web.desk import Desk
@@ -30,7 +31,8 @@ from tests.bots.desks import NO_DUELS, PLENTY, open_desk
 from tests.bots.telegram_fake import ANN, BOT_ID, TOKEN, FakeTelegram
 
 PSEUDONYMS = Pseudonyms(b"a key for tests")
-CONVERSATION = f"telegram:{BOT_ID}:{ANN}:0:0"
+NAMES = Names(PSEUDONYMS)
+CONVERSATION = NAMES.conversation(Place(BOT_ID, ANN), 0)
 # What no test comes near.
 FAST = Rates(overall=(1e6, 1), chat=(1e6, 1), group=(1e6, 1))
 

@@ -14,13 +14,14 @@ from bots.courier import Courier, Unreachable, Wait
 from bots.telegram.calls import Drafts, Limits, Rates, read_error
 from bots.telegram.front import Access
 from bots.telegram.people import Guests
-from bots.telegram.place import Place, number_of, place_from
+from bots.telegram.place import Names, Place, number_of
 from bots.telegram.probe import examine_telegram
 from bots.telegram.show import Pace
 from bots.telegram.status import Status
 from bots.telegram.webhook import Hook
 from core.doctor import Finding, Health
 from core.messages import Platform, Rating, Reason, Side, UserMessage
+from core.privacy import Pseudonyms
 from tests.bots.telegram_fake import TOKEN, USERNAME, FakeTelegram
 
 REPLY = "0123456789abcdef" * 2
@@ -45,9 +46,22 @@ def test_other_buttons_are_no_verdicts(data: str) -> None:
 
 @pytest.mark.parametrize("place", [Place(1, 11), Place(9_999_999_999, -1_009_999_999_999, 77)])
 def test_a_conversation_knows_its_place(place: Place) -> None:
-    conversation = place.conversation_id(2_147_483_647)
+    names = Names(Pseudonyms(b"a key"))
+    conversation = names.conversation(place, 2_147_483_647)
     assert len(conversation) <= 64
-    assert place_from(conversation) == place
+    assert names.where(conversation) == place
+
+
+def test_a_person_cannot_be_told_from_the_name_of_their_chat() -> None:
+    place = Place(9_999_999_999, 4_503_599_627_370_495, 2_147_483_647)
+    name = Names(Pseudonyms(b"a key")).conversation(place, 2_147_483_647)
+    assert str(place.chat_id) not in name
+    assert len(name) <= 64
+    assert Names(Pseudonyms(b"another")).where(name) != place
+
+
+def test_what_was_named_openly_is_still_found() -> None:
+    assert Names(Pseudonyms(b"a key")).where("telegram:1:11:0:7") == Place(1, 11)
 
 
 @pytest.mark.parametrize(
