@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bots.telegram.place import Names
 from bots.telegram.talk import Talk
+from core.errors import ConfigError
 from core.notices import Notice
 
 
@@ -19,7 +20,11 @@ class TelegramTeller:
 
     def is_private(self, conversation_id: str) -> bool:
         """Whether it is a person's own chat with this bot."""
-        place = self.names.where(conversation_id)
+        try:
+            place = self.names.where(conversation_id)
+        except ConfigError:
+            # Sealed with another key: nobody there can be reached.
+            return False
         return not place.is_group and place.bot_id == self.bot_id
 
     async def tell(self, conversation_id: str, notice: Notice) -> None:

@@ -14,12 +14,14 @@ from bots.courier import Courier, Unreachable, Wait
 from bots.telegram.calls import Drafts, Limits, Rates, read_error
 from bots.telegram.front import Access
 from bots.telegram.people import Guests
+from bots.telegram.notices import TelegramTeller
 from bots.telegram.place import Names, Place, number_of
 from bots.telegram.probe import examine_telegram
 from bots.telegram.show import Pace
 from bots.telegram.status import Status
 from bots.telegram.webhook import Hook
 from core.doctor import Finding, Health
+from core.errors import ConfigError
 from core.messages import Platform, Rating, Reason, Side, UserMessage
 from core.privacy import Pseudonyms
 from tests.bots.telegram_fake import TOKEN, USERNAME, FakeTelegram
@@ -57,7 +59,15 @@ def test_a_person_cannot_be_told_from_the_name_of_their_chat() -> None:
     name = Names(Pseudonyms(b"a key")).conversation(place, 2_147_483_647)
     assert str(place.chat_id) not in name
     assert len(name) <= 64
-    assert Names(Pseudonyms(b"another")).where(name) != place
+    with pytest.raises(ConfigError):
+        Names(Pseudonyms(b"another")).where(name)
+
+
+def test_whoever_was_sealed_with_another_key_is_told_nothing() -> None:
+    name = Names(Pseudonyms(b"another")).conversation(Place(1, 11), 7)
+    for key, found in ((b"a key", False), (b"another", True)):
+        teller = TelegramTeller(1, None, Names(Pseudonyms(key)))  # type: ignore[arg-type]
+        assert teller.is_private(name) is found
 
 
 def test_what_was_named_openly_is_still_found() -> None:
