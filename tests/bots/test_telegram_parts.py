@@ -13,8 +13,8 @@ from bots.buttons import Pick, Thumb, Why, from_data, to_data
 from bots.courier import Courier, Unreachable, Wait
 from bots.telegram.calls import Drafts, Limits, Rates, read_error
 from bots.telegram.front import Access
-from bots.telegram.people import Guests
 from bots.telegram.notices import TelegramTeller
+from bots.telegram.people import Guests
 from bots.telegram.place import Names, Place, number_of
 from bots.telegram.probe import examine_telegram
 from bots.telegram.show import Pace
