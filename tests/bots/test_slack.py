@@ -473,6 +473,7 @@ async def test_strangers_votes_do_not_count(tmp_path: Path, fake: FakeSlack) -> 
 async def test_a_slow_model_holds_up_no_acknowledgement(
     tmp_path: Path, fake: FakeSlack, posts: int
 ) -> None:
+    fake.patience_seconds = 250
     model = HeldChatModel([ANSWER])
     async with solemate(tmp_path, fake, model):
         for _ in range(posts):
@@ -589,6 +590,7 @@ async def test_a_redelivery_that_comes_alone_is_answered(tmp_path: Path, fake: F
 async def test_both_events_of_a_mention_are_one_question_whichever_comes_first(
     tmp_path: Path, fake: FakeSlack, posts: int
 ) -> None:
+    fake.patience_seconds = 250
     async with solemate(tmp_path, fake):
         for number in range(posts):
             await fake.mentions("canvas?", user=f"U{number}", mention_first=number % 2 == 0)
