@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bench import (
+    beside_training,
     commits,
     delivery,
     first_token,
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "replicas": replicas.measure,
     "vLLM": vllm_server.measure,
     "a training run": training_run.measure,
+    "beside a training": beside_training.measure,
     "learning": learning.measure,
 }
 

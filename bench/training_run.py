@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,14 +49,11 @@ async def measure(expert: Expert) -> list[Figure]:
 
 async def _our_run(expert: Expert, folder: Path, steps: int) -> tuple[float, TrainingPlan]:
     """Seconds from the beginning of a run until its gate would be asked, and what it did."""
-    settings = expert.settings
-    count = token_counter(settings)
-    pairs = [_pair(number, row) for number, row in enumerate(load_anchors(ANCHORS)[: 8 * steps])]
+    settings, pairs = expert.settings, some_pairs(8 * steps)
     planned: list[TrainingPlan] = []
 
     async def freeze(stage: RunStage, recipe: str) -> Frozen:
-        rules = FreezeRules(cutoff_len=settings.model.context_tokens, held_out=0.0, replay=0.0)
-        return await asyncio.to_thread(freeze_pairs, pairs, (), rules, count, folder / "datasets")
+        return await asyncio.to_thread(frozen, expert, pairs, folder / "datasets")
 
     def plan(run: Run, frozen: Frozen) -> TrainingPlan:
         made = plan_run(settings, run, frozen)
@@ -97,6 +95,17 @@ async def _bare(plan: TrainingPlan, folder: Path) -> float:
         )
         assert await child.wait() == 0
     return time.monotonic() - begun
+
+
+def some_pairs(number: int) -> list[PreferencePair]:
+    """So many of the shipped pairs, as if people had made them."""
+    return [_pair(place, row) for place, row in enumerate(load_anchors(ANCHORS)[:number])]
+
+
+def frozen(expert: Expert, pairs: Sequence[PreferencePair], folder: Path) -> Frozen:
+    """A dataset of all these pairs."""
+    rules = FreezeRules(cutoff_len=expert.settings.model.context_tokens, held_out=0.0, replay=0.0)
+    return freeze_pairs(pairs, (), rules, token_counter(expert.settings), folder)
 
 
 def _nobody() -> Release:
