@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from core.errors import SolemateError
 from core.messages import ImageTag, Language, Passage
-
-_BESIDE_LATIN = re.compile(
-    r"(?<=[\u3400-\u9fff])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[\u3400-\u9fff])"
-)
 
 SENTENCES: dict[str, dict[Language, str]] = {
     # The expert speaks.
@@ -57,6 +52,7 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "zh": "要是问的不是这个，换个说法再问我一次吧。",
         "en": "If that is not what you meant, ask me again in other words.",
     },
+    "title": {"zh": "《{title}》", "en": "“{title}”"},
     "or": {"zh": "，还是", "en": ", or "},
     "either": {"zh": "或", "en": " or "},
     "listed": {"zh": "、", "en": ", "},
@@ -563,13 +559,13 @@ def quote(sentence: str, passages: Sequence[Passage], language: Language) -> str
 def ask_back(choices: Sequence[str], language: Language) -> str:
     """ "Did you mean A, B, or C?"."""
     key = "clarify" if len(choices) > 1 else "clarify_one"
-    return _spaced(say(key, language, choices=_listed(choices, "or", language)))
+    return say(key, language, choices=_titles(choices, "or", language))
 
 
 def closest(passage: Passage, others: Sequence[str], language: Language) -> str:
     """The passage that may be what is asked for, word for word, and what else may be meant."""
     key = "closest_or" if others else "closest_only"
-    ending = _spaced(say(key, language, choices=_listed(others, "either", language)))
+    ending = say(key, language, choices=_titles(others, "either", language))
     return f"{quote('closest', [passage], language)}\n\n{ending}"
 
 
@@ -598,16 +594,11 @@ def tag_words(tag: ImageTag, language: Language) -> str:
     return name if tag.sure else say("about", language, tag=name)
 
 
-def _listed(choices: Sequence[str], conjunction: str, language: Language) -> str:
-    """ "A, B, or C"."""
-    *most, last = choices or [""]
+def _titles(choices: Sequence[str], conjunction: str, language: Language) -> str:
+    """ "“A”, “B”, or “C”"."""
+    *most, last = [say("title", language, title=one) for one in choices] or [""]
     parts = (say("listed", language).join(most), last)
     return say(conjunction, language).join(part for part in parts if part)
-
-
-def _spaced(text: str) -> str:
-    """Chinese with a space beside what is Latin, as the knowledge base has it."""
-    return _BESIDE_LATIN.sub(" ", text)
 
 
 def _in_a_row(parts: Sequence[str], language: Language) -> str:

@@ -75,8 +75,8 @@ async def test_a_clear_question_is_answered_by_its_passage(analyzer: Analyzer) -
     [
         ("麂皮", Relevance.ANSWER, ["suede"]),
         ("什么是麂皮？", Relevance.ANSWER, ["suede"]),
-        ("蓝色", Relevance.CLARIFY, ["clogs", "laces", "suede"]),
-        ("", Relevance.CLARIFY, ["clogs", "laces", "suede"]),
+        ("蓝色", Relevance.CLARIFY, ["laces"]),
+        ("", Relevance.CLARIFY, ["laces"]),
     ],
 )
 async def test_a_follow_up_that_is_not_surely_about_another_topic_is_about_the_last(
@@ -299,6 +299,20 @@ async def test_what_is_asked_back_and_likely_enough_is_worth_showing(
     assert (got.relevance, got.likely) == (Relevance.CLARIFY, likely)
     assert ranking.shows(ranking.hits[0], ranking.relevance) == likely
     assert not ranking.shows(ranking.hits[0], Relevance.ANSWER)
+
+
+async def test_beside_what_is_shown_only_the_likely_is_offered(
+    analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsure = replace(DEFAULT, answer_from=2.0, clarify_from=0.0)
+    index = Index.of(Recipe(analyzer, None, "cpu"), ALL)
+    searched, query = Retriever(Snapshot(index, unsure), OPTIONS), Query("洞洞鞋怕高温吗？")
+    best, second, third = (await searched.rank(query)).hits[:3]
+    assert best.probability > second.probability >= third.probability
+    for share, offered in ((0.0, [best, second, third]), (0.99, [best])):
+        monkeypatch.setattr("core.retrieval._WORTH_OFFERING", share)
+        found = await searched.search(query)
+        assert [one.id for one in found.passages] == [one.chunk.id for one in offered]
 
 
 async def test_a_word_that_all_have_makes_none_of_them_likely() -> None:

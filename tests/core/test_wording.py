@@ -137,17 +137,18 @@ def test_who_may_read_neither_language_best_is_told_in_both(key: str, language: 
 
 
 def test_choices_are_listed_as_people_say_them() -> None:
-    assert ask_back(["A"], "zh") == "你想问的是 A 吗？"
-    assert ask_back(["A"], "en") == "Do you mean A?"
-    assert ask_back(["麂皮", "PU 底", "C"], "zh") == "你想问的是哪一个：麂皮、PU 底，还是 C？"
-    assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: A, B, or C?"
+    assert ask_back(["A"], "zh") == "你想问的是《A》吗？"
+    assert ask_back(["A"], "en") == "Do you mean “A”?"
+    zh = "你想问的是哪一个：《麂皮》、《PU 底》，还是《C》？"
+    assert ask_back(["麂皮", "PU 底", "C"], "zh") == zh
+    assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: “A”, “B”, or “C”?"
 
 
 @pytest.mark.parametrize(
     ("others", "language", "ending"),
     [
-        (["麂皮", "EVA 发泡"], "zh", "要是你问的是麂皮或 EVA 发泡，跟我说一声就行。"),
-        (["suede", "cork"], "en", "If you meant suede or cork, just say so."),
+        (["麂皮", "EVA 发泡"], "zh", "要是你问的是《麂皮》或《EVA 发泡》，跟我说一声就行。"),
+        (["suede", "cork"], "en", "If you meant “suede” or “cork”, just say so."),
         ([], "zh", "要是问的不是这个，换个说法再问我一次吧。"),
         ([], "en", "If that is not what you meant, ask me again in other words."),
     ],
