@@ -355,7 +355,7 @@ async def test_a_choice_too_says_that_the_photo_looked_otherwise(store: Store) -
     reply = await expert.say("红色帆布鞋怎么洗？", photo())
     assert reply.outcome is Outcome.CLARIFY
     assert reply.text.startswith("照片里看起来是蓝色，我按你说的红色来回答。我手头最接近的是")
-    assert reply.suggestions
+    assert [one.title for one in reply.sources] == ["帆布鞋清洗"]
 
 
 async def test_a_quote_too_says_that_the_photo_looked_otherwise(store: Store) -> None:
