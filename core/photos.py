@@ -19,7 +19,7 @@ from core.errors import ImageRejected
 
 # The longest side of what leaves here: CLIP reads at most 384 pixels, the store keeps the rest.
 LONG_SIDE = 1024
-# Beyond 8:1 a picture is letterboxed, or CLIP's processor, which scales the *short* side to 224,
+# Beyond 8:1 a picture is letterboxed for CLIP, or its processor, which scales the *short* side to 224,
 # needs gigabytes (measured: 16000x1 takes 8 GB); beyond 32:1 nothing can be seen on it.
 LETTERBOX_RATIO = 8
 MAX_RATIO = 32
@@ -89,6 +89,8 @@ class PhotoLimits:
 def open_photo(data: bytes, limits: PhotoLimits) -> Image.Image:
     """The first picture in `data`: upright, RGB on white, at most `LONG_SIDE`, without metadata.
 
+    It keeps its shape, up to `MAX_RATIO` times as long as narrow: see `letterboxed`.
+
     Raises `ImageRejected` for what is no JPEG, PNG, WebP or GIF (`photo_format`, `photo_heic`),
     too large (`photo_large`), too narrow (`photo_shape`) or damaged (`photo_broken`).
     """
@@ -101,7 +103,20 @@ def open_photo(data: bytes, limits: PhotoLimits) -> Image.Image:
         image.draft("RGB", (LONG_SIDE, LONG_SIDE))
         image.load()
         upright = _turned(_shrunk(_plain_mode(image)), _orientation(image))
-    return _letterboxed(_on_white(upright))
+    return _on_white(upright)
+
+
+def letterboxed(image: Image.Image) -> Image.Image:
+    """A picture beyond `LETTERBOX_RATIO` on a white square; any other as it is.
+
+    For models that scale the short side. What measures colours would take the bars for the shoe.
+    """
+    if max(image.size) <= LETTERBOX_RATIO * min(image.size):
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def to_jpeg(image: Image.Image) -> bytes:
@@ -245,16 +260,6 @@ def _on_white(image: Image.Image) -> Image.Image:
     clean = Image.new("RGB", image.size, "white")
     clean.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
     return clean
-
-
-def _letterboxed(image: Image.Image) -> Image.Image:
-    """A long picture on a white square, so that nothing downstream stretches it."""
-    if max(image.size) <= LETTERBOX_RATIO * min(image.size):
-        return image
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
 
 
 def _too_large(what: str) -> ImageRejected:

@@ -25,6 +25,7 @@ from safetensors.numpy import save
 
 from core.batches import Batches
 from core.messages import ImageTag, Language
+from core.photos import letterboxed
 from core.tags import COLOUR, TYPE, TagGroup, untranslated
 
 log = structlog.get_logger()
@@ -189,7 +190,7 @@ class ClipVision:
     def shares(self, photo: Image.Image) -> list[Array]:
         """For each group, the share of each tag and, last, of "none of these"; each sums to 1."""
         self._prepare()
-        features = self._photos(photo)
+        features = self._photos(letterboxed(photo))
         return [_softmax(self._encoder.scale * (texts @ features)) for texts in self._features]
 
     def _tags(self, photo: Image.Image) -> tuple[ImageTag, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from core.colours import PROTOTYPES, ColourVision, measure_colours, to_lab
+from core.photos import PhotoLimits, open_photo
 from core.tags import Tag, TagGroup
 
 NAMES = {
@@ -91,6 +94,17 @@ async def test_a_picture_of_nothing_gets_no_name(colour: str) -> None:
 async def test_odd_shapes_are_measured_without_complaint(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     assert len(await vision().tags(Image.fromarray(noise))) <= 2
+
+
+@pytest.mark.parametrize("size", [(1200, 140), (1200, 60), (120, 1200)])
+@pytest.mark.parametrize("name", ["黑色", "红色", "蓝色"])
+async def test_a_long_photo_is_named_by_the_shoe_and_not_by_bars_around_it(
+    name: str, size: tuple[int, int]
+) -> None:
+    file = io.BytesIO()
+    photo(PAINTS[name], WOOD).resize(size).save(file, "PNG")
+    tags = await vision().tags(open_photo(file.getvalue(), PhotoLimits(10**6, 10**6)))
+    assert tags[0].name == name
 
 
 async def test_only_names_of_the_tag_file_are_used() -> None:

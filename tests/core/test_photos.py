@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
 from core.errors import ImageRejected
-from core.photos import LONG_SIDE, PhotoLimits, decode_base64, open_photo, to_jpeg
+from core.photos import LONG_SIDE, PhotoLimits, decode_base64, letterboxed, open_photo, to_jpeg
 
 LIMITS = PhotoLimits(max_bytes=1_000_000, max_pixels=4_000_000)
 RED = (220, 30, 30)
@@ -114,11 +114,20 @@ def test_a_jpeg_with_hundreds_of_scans_is_refused() -> None:
     assert refusal(photo + b"\xff\xda" * 200).code == "photo_broken"
 
 
-def test_a_long_photo_is_letterboxed_on_white() -> None:
+def test_a_long_photo_keeps_its_shape() -> None:
     image = open_photo(encoded(Image.new("RGB", (1000, 100), RED)), LIMITS)
+    assert image.size == (1000, 100)
+
+
+def test_a_long_photo_is_letterboxed_on_white_for_those_who_ask() -> None:
+    image = letterboxed(Image.new("RGB", (1000, 100), RED))
     assert image.size == (1000, 1000)
     assert near(image.getpixel((500, 500)), RED)
     assert image.getpixel((500, 10)) == (255, 255, 255)
+
+
+def test_a_photo_that_is_not_too_long_is_never_letterboxed() -> None:
+    assert letterboxed(Image.new("RGB", (800, 100), RED)).size == (800, 100)
 
 
 @pytest.mark.parametrize("size", [(16000, 1), (1, 4000), (330, 10)])

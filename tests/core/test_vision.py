@@ -33,6 +33,7 @@ class FakeEncoder:
         self.texts: list[str] = []
         self.photos = 0
         self.batches: list[int] = []
+        self.shapes: list[tuple[int, int]] = []
         self.free = Lock()
 
     def encode_texts(self, texts: Sequence[str]) -> Array:
@@ -42,6 +43,7 @@ class FakeEncoder:
     def encode_photos(self, photos: Sequence[Image.Image]) -> Array:
         self.photos += len(photos)
         self.batches.append(len(photos))
+        self.shapes += [photo.size for photo in photos]
         with self.free:
             return np.stack(
                 [
@@ -100,6 +102,16 @@ async def test_photos_that_come_together_are_read_together_and_off_the_event_loo
     found = await asyncio.gather(*asked)
     assert [[tag.phrase for tag in tags] for tags in found] == [["red"], ["striped"], ["dotted"]]
     assert encoder.batches == [1, 2]
+
+
+async def test_the_model_sees_a_long_photo_letterboxed_and_any_other_as_it_is(
+    tmp_path: Path,
+) -> None:
+    encoder = FakeEncoder()
+    vision = tagger(tmp_path, encoder)
+    for size in ((300, 30), (240, 30)):
+        await vision.tags(Image.new("RGB", size))
+    assert encoder.shapes == [(300, 300), (240, 30)]
 
 
 async def test_a_photo_of_nothing_gets_no_tag(tmp_path: Path) -> None:
