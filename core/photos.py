@@ -19,8 +19,8 @@ from core.errors import ImageRejected
 
 # The longest side of what leaves here: CLIP reads at most 384 pixels, the store keeps the rest.
 LONG_SIDE = 1024
-# Beyond 8:1 a picture is letterboxed for CLIP, or its processor, which scales the *short* side to 224,
-# needs gigabytes (measured: 16000x1 takes 8 GB); beyond 32:1 nothing can be seen on it.
+# Beyond 8:1 a picture is letterboxed for CLIP, or its processor, which scales the *short* side to
+# 224, needs gigabytes (measured: 16000x1 takes 8 GB); beyond 32:1 nothing can be seen on it.
 LETTERBOX_RATIO = 8
 MAX_RATIO = 32
 # An ordinary progressive JPEG has ten scans and a preview; each one costs a pass over the picture.
