@@ -14,7 +14,7 @@ from typing import Literal
 import structlog
 
 from core.errors import AnswerUnsupported, MessageRejected, ModelMissing, ModelUnavailable
-from core.followup import Resolved, resolve
+from core.followup import Resolved, choices, resolve, still_offered
 from core.grounding import (
     Ground,
     copies,
@@ -49,7 +49,15 @@ from core.photos import PhotoLimits, open_photo, to_jpeg
 from core.prompt import Budget, build_prompt
 from core.quantities import holds, quantities
 from core.retrieval import Query, Relevance, Retrieved, Retriever
-from core.smalltalk import DISTRESS, WEATHER, asks_what_is_seen, has_words, small_talk
+from core.smalltalk import (
+    AGREED,
+    DENIED,
+    DISTRESS,
+    WEATHER,
+    asks_what_is_seen,
+    has_words,
+    small_talk,
+)
 from core.store import Store
 from core.tags import contradicted
 from core.tracing import CARRIED, UNTRACED, Span
@@ -195,7 +203,7 @@ class Engine:
         self, draft: _Draft, turns: Sequence[Turn], stop: asyncio.Event
     ) -> AsyncGenerator[Event, None]:
         """Fill the draft: by hand where no passage is needed, else from what is found."""
-        by_hand = self._by_hand(draft)
+        by_hand = self._by_hand(draft, turns)
         if by_hand is None:
             await self._resolve(draft, turns)
             by_hand = self._described(draft)
@@ -265,14 +273,24 @@ class Engine:
         draft.tags = tuple(sorted(best.values(), key=lambda tag: -tag.score))
         draft.vision_seconds = self._clock() - started
 
-    def _by_hand(self, draft: _Draft) -> tuple[str, Outcome] | None:
-        """The answer to a message without a question: small talk, a bare photo, no words."""
+    def _by_hand(self, draft: _Draft, turns: Sequence[Turn]) -> tuple[str, Outcome] | None:
+        """The answer to a message without a question: small talk, yes, no, a bare photo."""
         text, language = draft.message.text, draft.language
         kind = small_talk(text)
         if draft.jpegs and kind != DISTRESS and (kind or not has_words(text)):
             return self._seen(draft), Outcome.CLARIFY
+        if (left := still_offered(text, turns)) is not None:
+            draft.suggestions, kind = left, DENIED
+        if kind == DENIED and draft.suggestions:
+            return ask_back(draft.suggestions, language, instead=True), Outcome.CLARIFY
+        if kind == AGREED and (offered := choices(turns)):
+            if len(offered) == 1:
+                return None
+            draft.suggestions = offered
+            return ask_back(offered, language), Outcome.CLARIFY
         if kind:
-            return say(kind, language), Outcome.REFUSED if kind == WEATHER else Outcome.ANSWERED
+            known = kind not in (WEATHER, DENIED)
+            return say(kind, language), Outcome.ANSWERED if known else Outcome.REFUSED
         if not has_words(text):
             return say("no_words", language), Outcome.CLARIFY
         return None
@@ -540,12 +558,14 @@ class Engine:
 
 
 def _language(message: UserMessage, turns: Sequence[Turn]) -> Language:
-    """What the text asks for, the person's choice, the text's, or (a bare photo) the last one."""
+    """What the text asks for, the person's choice, the text's, or (a photo, "ok") the last one."""
     if (wanted := language_asked_for(message.text)) is not None:
         return wanted
     if message.language is not None:
         return message.language
-    if turns and not any(char.isalpha() for char in message.text):
+    # "No" and "ok" are said in Chinese as well.
+    short = message.text.isascii() and small_talk(message.text) in (AGREED, DENIED)
+    if turns and (short or not any(char.isalpha() for char in message.text)):
         return turns[-1].reply.language
     return language_of(message.text) or "en"
 

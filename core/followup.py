@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.messages import ImageTag, Outcome, Turn
-from core.smalltalk import asks_what_is_seen
+from core.naming import names
+from core.smalltalk import AGREED, THANKS, asks_what_is_seen, denies, denies_all, small_talk
 
 # A question that opens like this goes on from the one before.
 _GOES_ON = re.compile(
     r"^(那(?![种双款个只些样边面])|还有|另外|所以|然后|要是|可是|但是?)"
-    r"|^(and|but|so|then|what about|how about|also|what if)\b",
+    r"|^(and|but|so|then|what about|how about|also|what if)\b"
+    # The other side of a comparison is what was talked about.
+    r"|^[和跟与同][^和跟与]{1,12}?(比(?!较好|较舒|较合)|相比|对比|(有什么|有啥|的)?(区别|差别|不同|不一样))"
+    r"|^(比|相比)[^比]{2,12}(呢|吗|更|好|怎么样)|^(compared|versus|vs)\b",
     re.IGNORECASE,
 )
 # Nothing but this says nothing by itself.
@@ -45,6 +49,7 @@ _OF_PHOTO = re.compile(
     re.IGNORECASE,
 )
 _COLOUR = re.compile(r"色|\bcolou?r", re.IGNORECASE)
+_COMPARES = re.compile(r"^[和跟与同比]|^相比|^(compared|versus|vs)\b", re.IGNORECASE)
 _SHORT = 12
 # … and names nothing in front of that word, nor describes it ("那种没带子的"), nor uses it for
 # nothing ("is it safe to").
@@ -54,10 +59,6 @@ _NAMES = re.compile(
 )
 _DESCRIBES = re.compile(r"[这那].*的|\bit\b.*\b(to|if|that)\b", re.IGNORECASE)
 _WORD = re.compile(r"[\u3400-\u9fff]|[A-Za-z'’]+")
-_YES = re.compile(
-    r"^(是|是的|对|对的|嗯+|好|好的|可以|没错|就是|yes|yeah|yep|ok|okay|sure|right)[。.!！~～]*$",
-    re.IGNORECASE,
-)
 _ORDINAL = re.compile(
     r"^\s*(?:(?:第|the|option)\s*)?(?:(?P<han>[一二三])|(?P<digit>[1-3])|(?P<letter>[abc])|(?P<word>first|second|third))"
     r"\s*(?:个|种|项|one)?\s*[。.!！]?$",
@@ -92,9 +93,10 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     you mean" picks that topic for the question asked then; a bare yes repeats the last question;
     one that points at its own new photo ("这双", "these") takes nothing from before; a question
     that points back ("它", "what about …") is searched together with the last topic and keeps the
-    last photo's tags. Greetings, thanks and the like in between change nothing.
+    last photo's tags. Greetings, thanks and the like in between change nothing, but that a yes
+    makes a topic of what was shown as the closest.
     """
-    turns = [turn for turn in turns if not _is_small_talk(turn)]
+    said, turns = turns, [turn for turn in turns if not _is_small_talk(turn)]
     if not turns:
         return Resolved(text, text, tags)
     last = turns[-1]
@@ -106,31 +108,63 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
         if tags:
             return Resolved(text, text, tags)
     if last.reply.outcome is Outcome.CLARIFY:
-        shown = [source.title for source in last.reply.sources]
-        if (choice := chosen(text, last.reply.suggestions, shown)) is not None:
-            return Resolved(_joined(last.question, choice), choice, last.reply.tags)
-        if last.reply.tags and not (last.reply.suggestions or shown):
+        if (choice := chosen(text, last.reply.suggestions)) is not None:
+            asked = next((turn for turn in reversed(turns) if not _is_denial(turn)), last)
+            return Resolved(_joined(asked.question, choice), choice, asked.reply.tags)
+        if last.reply.tags and not (last.reply.suggestions or last.reply.sources):
             return Resolved(text, text, tags or last.reply.tags)
-    if _YES.match(text.strip()):
+    if small_talk(text) == AGREED:
         return Resolved(last.question, last.query, last.reply.tags)
     if not points_back(text) or (_AT_PHOTO.search(text) and _is_new(tags, turns)):
         return Resolved(text, text, tags)
-    topic = _topic(turns)
-    return Resolved(text, _joined(topic, text), tags or last.reply.tags, topic)
+    topic = _topic(said)
+    query = _joined(topic, text)
+    question = query if topic and _COMPARES.search(text) else text
+    return Resolved(question, query, tags or last.reply.tags, topic)
 
 
-def chosen(text: str, suggestions: Sequence[str], shown: Sequence[str] = ()) -> str | None:
+def still_offered(text: str, turns: Sequence[Turn]) -> tuple[str, ...] | None:
+    """What is left of what was shown and offered last, after "不是这个" or "neither".
+
+    None where the text denies nothing of it: a question, or nothing was shown or offered.
+    """
+    turns = [turn for turn in turns if not _is_small_talk(turn)]
+    if not turns or turns[-1].reply.outcome is not Outcome.CLARIFY:
+        return None
+    reply = turns[-1].reply
+    shown, offered = [source.title for source in reply.sources], reply.suggestions
+    plain, named = text.casefold(), []
+    for title in sorted({*shown, *offered}, key=len, reverse=True):
+        if title.casefold() in plain:
+            named.append(title)
+            plain = re.sub(
+                rf"(the |an? )?[《“\"]?{re.escape(title.casefold())}[》”\"]?", "它", plain
+            )
+    if not (shown or offered) or not denies(plain):
+        return None
+    if named:
+        return tuple(title for title in (*shown, *offered) if title not in named)
+    return offered if shown and not denies_all(text) else ()
+
+
+def choices(turns: Sequence[Turn]) -> tuple[str, ...]:
+    """The topics offered last, where nothing was shown: which of them is meant was the question."""
+    last = [turn.reply for turn in turns if not _is_small_talk(turn)][-1:]
+    asks = last and last[0].outcome is Outcome.CLARIFY and not last[0].sources
+    return last[0].suggestions if asks else ()
+
+
+def chosen(text: str, suggestions: Sequence[str]) -> str | None:
     """Which suggestion a person picked, by name or by place ("第二个", "B"), or None.
 
-    A bare yes is to what was shown already, else to the only suggestion.
+    A bare yes is to the only one.
     """
     plain = text.strip().casefold()
     named = [suggestion for suggestion in suggestions if suggestion.casefold() in plain]
     if named:
         return max(named, key=len)
-    if _YES.match(plain):
-        one = shown or suggestions
-        return one[0] if len(one) == 1 else None
+    if small_talk(plain) == AGREED:
+        return suggestions[0] if len(suggestions) == 1 else None
     if match := _ORDINAL.match(plain):
         place = _ORDINALS[next(group for group in match.groups() if group)]
         if place < len(suggestions):
@@ -165,19 +199,43 @@ def _last_seen(turns: Sequence[Turn]) -> tuple[ImageTag, ...]:
     return next((turn.reply.tags for turn in reversed(turns) if turn.reply.tags), ())
 
 
+def _is_denial(turn: Turn) -> bool:
+    """Whether the person denied what was shown, and the rest was offered; nothing was searched."""
+    return turn.reply.outcome is Outcome.CLARIFY and bool(turn.reply.suggestions) and not turn.query
+
+
 def _topic(turns: Sequence[Turn]) -> str:
     """What the conversation was about last: the newest turn's best source, passage or question.
 
-    What was found for a refused question was not about it, and what was offered for a follow-up is
-    not what it went on from.
+    What was found for a refused question was not about it.
     """
-    for turn in reversed(turns):
-        if turn.reply.sources:
+    for place, turn in reversed([*enumerate(turns)]):
+        if _is_small_talk(turn) or _is_denial(turn):
+            continue
+        if turn.reply.outcome is Outcome.CLARIFY:
+            if topic := _asked_about(turn, turns[place + 1 : place + 2]):
+                return topic
+        elif turn.reply.sources:
             return turn.reply.sources[0].title
-        offered = turn.reply.outcome is Outcome.CLARIFY and turn.query != turn.question
-        if turn.passages and turn.reply.outcome is not Outcome.REFUSED and not offered:
+        elif turn.passages and turn.reply.outcome is not Outcome.REFUSED:
             return turn.passages[0].title
-    return turns[-1].question
+    last = next(turn for turn in reversed(turns) if not _is_small_talk(turn))
+    return "" if last.reply.outcome is Outcome.CLARIFY else last.question
+
+
+def _asked_about(turn: Turn, then: Sequence[Turn]) -> str:
+    """What a question that was asked back about is about: its own words, "" for a follow-up.
+
+    Of what was shown or offered, what the person agreed to or had named.
+    """
+    shown = [source.title for source in turn.reply.sources]
+    if shown and then and small_talk(then[0].question) in (AGREED, THANKS):
+        return shown[0]
+    titles = shown or [passage.title for passage in turn.passages]
+    if named := [title for title in titles if names(turn.question, title)]:
+        return max(named, key=len)
+    own = bool(titles) and turn.query == turn.question and not points_back(turn.question)
+    return turn.question if own else ""
 
 
 def _joined(first: str, second: str) -> str:

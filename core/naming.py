@@ -66,6 +66,17 @@ def is_called(title: str, text: str) -> bool:
     )
 
 
+def names(text: str, title: str) -> bool:
+    """Whether a title's name stands in a text: 洞洞鞋 in 洞洞鞋能爬山吗."""
+    asked, stems = normalize(text).replace(" ", ""), set(subject_words(text))
+    return any(
+        length >= _SHORTEST and name in asked
+        if isinstance(name, str)
+        else bool(name) and name <= stems
+        for length, _, name in _names([title])
+    )
+
+
 def related(title: str, topic: str) -> bool:
     """Whether two titles are about the same thing: 帆布鞋清洗 and 帆布鞋, not 帆布鞋 and 帆船鞋."""
     one, other = normalize(title).replace(" ", ""), normalize(topic).replace(" ", "")

@@ -16,6 +16,19 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "or styling, or send me a photo of a shoe.",
     },
     "thanks": {"zh": "不客气，穿得舒服最重要！", "en": "You are welcome. Enjoy your shoes!"},
+    "agreed": {
+        "zh": "好的。还有想问的，直接说就行。",
+        "en": "Good. Just ask if there is anything else.",
+    },
+    "denied": {
+        "zh": "好，那请换个说法再问我一次，说得具体一点，我重新找找。",
+        "en": "All right. Ask me again in other words, as exactly as you can, and I look again.",
+    },
+    "robot": {
+        "zh": "我是个程序，不是真人。我叫 Solemate，专门聊鞋，说的都出自我的资料。",
+        "en": "I am a program, not a person. My name is Solemate, and what I say about shoes comes "
+        "from my notes.",
+    },
     "goodbye": {"zh": "再见，走得开心！", "en": "Goodbye, happy walking!"},
     "complaint": {
         "zh": "抱歉，没答好。点一下那条回答下面的 👎，告诉我该怎么说，我会学着改。",
@@ -40,6 +53,8 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
     "clarify_one": {"zh": "你想问的是{choices}吗？", "en": "Do you mean {choices}?"},
+    "clarify_other": {"zh": "那你想问的是{choices}？", "en": "Then do you mean {choices}?"},
+    "clarify_other_one": {"zh": "那你想问的是{choices}吗？", "en": "Then do you mean {choices}?"},
     "closest": {
         "zh": "我手头最接近的是{sources}：\n\n{texts}",
         "en": "The closest I have {sources}:\n\n{texts}",
@@ -556,9 +571,9 @@ def quote(sentence: str, passages: Sequence[Passage], language: Language) -> str
     return say(sentence, language, sources=named, texts=texts)
 
 
-def ask_back(choices: Sequence[str], language: Language) -> str:
-    """ "Did you mean A, B, or C?"."""
-    key = "clarify" if len(choices) > 1 else "clarify_one"
+def ask_back(choices: Sequence[str], language: Language, *, instead: bool = False) -> str:
+    """ "Did you mean A, B, or C?"; `instead` of something that was not meant."""
+    key = ("clarify_other" if instead else "clarify") + ("_one" if len(choices) == 1 else "")
     return say(key, language, choices=_titles(choices, "or", language))
 
 

@@ -420,6 +420,62 @@ async def test_what_is_likely_meant_is_shown_at_once(
     assert not expert.model.asked
 
 
+async def test_a_no_offers_what_else_was_offered_and_at_last_asks_for_other_words(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = ("过膝靴", "后空鞋", "坡跟鞋")
+    found = tuple(Passage(one, one, "它的样子。", "test", "", "zh", 0.4) for one in titles)
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found, likely=True)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    await expert.say("鞋跟总往下掉")
+    reply = await expert.say("no")
+    assert (reply.outcome, reply.suggestions) == (Outcome.CLARIFY, titles[1:])
+    assert reply.text == "那你想问的是《后空鞋》，还是《坡跟鞋》？"
+    again = await expert.say("好的")
+    assert (again.outcome, again.suggestions) == (Outcome.CLARIFY, titles[1:])
+    reply = await expert.say("neither")
+    assert (reply.outcome, reply.text) == (Outcome.REFUSED, say("denied", "zh"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("是的", "agreed"), ("yes", "agreed"), ("就是这个，谢谢", "thanks")]
+)
+async def test_who_agrees_to_what_was_shown_does_not_read_it_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, text: str, kind: str
+) -> None:
+    found = (Passage("1", "过膝靴", "它的样子。", "test", "", "zh", 0.4),)
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found, likely=True)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    await expert.say("鞋跟总往下掉")
+    reply = await expert.say(text)
+    assert (reply.outcome, reply.text) == (Outcome.ANSWERED, say(kind, "zh"))
+
+
+async def test_a_yes_to_the_only_choice_picks_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (Passage("1", "一字拖", SLIDES, "test", "", "zh", 0.1),)
+    asked: list[str] = []
+
+    async def search(query: Query) -> Retrieved:
+        asked.append(query.text)
+        return Retrieved(Relevance.CLARIFY, found)
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    assert (await expert.say("后面空着的那种")).text == "你想问的是《一字拖》吗？"
+    await expert.say("对")
+    assert asked == ["后面空着的那种", "一字拖"]
+
+
 @pytest.mark.parametrize(
     ("text", "titles", "offered"),
     [

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from core.followup import Resolved, chosen, points_back, resolve
+from core.followup import (
+    Resolved,
+    choices,
+    chosen,
+    points_back,
+    resolve,
+    still_offered,
+)
 from core.messages import ImageTag, Outcome, Passage, Platform, Reply, Source, Turn
 
 DATA = Path(__file__).parent.parent.parent / "data"
@@ -142,7 +149,7 @@ def test_what_was_offered_for_a_follow_up_is_not_the_topic() -> None:
     turns = (turn(source="切尔西靴"), replace(offered, query="切尔西靴 那防水的呢"))
     assert resolve("它怎么洗", turns, ()).topic == "切尔西靴"
     asked = turn("防水", outcome=Outcome.CLARIFY, passage="防水喷雾")
-    assert resolve("它怎么洗", (turn(source="切尔西靴"), asked), ()).topic == "防水喷雾"
+    assert resolve("它怎么洗", (turn(source="切尔西靴"), asked), ()).topic == "防水"
 
 
 def test_yes_repeats_the_last_question() -> None:
@@ -162,19 +169,99 @@ def test_yes_picks_the_only_suggestion() -> None:
     assert chosen("对的", ("麂皮", "鞋垫")) is None
 
 
-def test_yes_picks_what_was_shown_and_a_name_what_else_was_offered() -> None:
-    last = turn("怎么洗", outcome=Outcome.CLARIFY, source="麂皮", suggestions=("鞋垫", "软木"))
-    assert resolve("对", (last,), ()) == Resolved("怎么洗 麂皮", "麂皮", ())
+def clarified(
+    question: str, shown: str = "", *suggestions: str, tags: tuple[ImageTag, ...] = ()
+) -> Turn:
+    return turn(
+        question, outcome=Outcome.CLARIFY, source=shown, suggestions=suggestions, tags=tags,
+        passage=shown,
+    )  # fmt: skip
+
+
+def test_a_name_picks_what_was_offered_beside_what_was_shown() -> None:
+    last = clarified("怎么洗", "麂皮", "鞋垫", "软木")
     assert resolve("鞋垫", (last,), ()) == Resolved("怎么洗 鞋垫", "鞋垫", ())
-    alone = replace(last, reply=replace(last.reply, suggestions=(), tags=(BLUE,)))
-    assert resolve("嗯", (alone,), ()) == Resolved("怎么洗 麂皮", "麂皮", (BLUE,))
 
 
-def test_what_was_shown_is_what_a_follow_up_goes_on_from() -> None:
-    shown = turn("怎么洗", outcome=Outcome.CLARIFY, source="麂皮", tags=(BLUE,))
-    assert resolve("它防水吗", (shown,), ()) == Resolved(
-        "它防水吗", "麂皮 它防水吗", (BLUE,), "麂皮"
-    )
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("不是这个", ("鞋垫", "软木")),
+        ("不是", ("鞋垫", "软木")),
+        ("不对！", ("鞋垫", "软木")),
+        ("no", ("鞋垫", "软木")),
+        ("That's not what I meant.", ("鞋垫", "软木")),
+        ("不是麂皮", ("鞋垫", "软木")),
+        ("不是《鞋垫》", ("麂皮", "软木")),
+        ("都不是", ()),
+        ("neither", ()),
+        ("none of these", ()),
+        ("麂皮不是很贵吗", None),
+        ("鞋垫", None),
+        ("软木防水吗", None),
+        ("是的", None),
+    ],
+)
+def test_a_no_leaves_what_else_was_offered(text: str, left: tuple[str, ...] | None) -> None:
+    assert still_offered(text, (clarified("怎么洗", "麂皮", "鞋垫", "软木"),)) == left
+
+
+def test_a_no_to_a_mere_choice_is_to_all_of_it() -> None:
+    assert still_offered("不是", (clarified("怎么洗", "", "鞋垫", "软木"),)) == ()
+    assert still_offered("不是鞋垫", (clarified("怎么洗", "", "鞋垫", "软木"),)) == ("软木",)
+    assert still_offered("不是", (turn("怎么洗", source="麂皮"),)) is None
+    assert still_offered("不是", ()) is None
+
+
+def test_what_is_picked_after_a_no_answers_the_question_asked_before() -> None:
+    shown = clarified("怎么洗", "麂皮", "鞋垫", "软木", tags=(BLUE,))
+    denied = replace(clarified("不是这个", "", "鞋垫", "软木"), query="", passages=())
+    assert resolve("软木", (shown, denied), ()) == Resolved("怎么洗 软木", "软木", (BLUE,))
+    assert still_offered("不是鞋垫", (shown, denied)) == ("软木",)
+
+
+def test_only_a_choice_without_anything_shown_waits_for_a_yes() -> None:
+    assert choices((clarified("怎么洗", "", "鞋垫", "软木"),)) == ("鞋垫", "软木")
+    assert choices((clarified("怎么洗", "麂皮", "鞋垫"),)) == ()
+    assert choices((turn(source="麂皮"),)) == ()
+    assert choices(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "shown", "topic"),
+    [
+        ("鞋跟总往下掉", "过膝靴", "鞋跟总往下掉"),
+        ("洞洞鞋能穿去爬山吗", "洞洞鞋", "洞洞鞋"),
+        ("牛津配什么裤子", "牛津鞋", "牛津鞋"),
+        ("Do my suede boots stretch?", "Suede", "Suede"),
+        ("那它怎么清洗", "帆布鞋清洗", ""),
+    ],
+)
+def test_what_was_shown_and_nobody_named_is_no_topic(question: str, shown: str, topic: str) -> None:
+    asked = clarified(question, shown, tags=(BLUE,))
+    resolved = resolve("那它防水吗", (asked,), ())
+    assert (resolved.topic, resolved.tags) == (topic, (BLUE,))
+    assert resolved.query == f"{topic} 那它防水吗".strip()
+
+
+@pytest.mark.parametrize("text", ["就是这个，谢谢", "是的", "yes", "谢谢"])
+def test_what_a_person_agreed_to_is_the_topic(text: str) -> None:
+    agreed = replace(turn(text), query="")
+    turns = (clarified("鞋跟总往下掉", "过膝靴"), agreed)
+    assert resolve("那它防水吗", turns, ()).topic == "过膝靴"
+
+
+@pytest.mark.parametrize(
+    "text", ["和板鞋比呢", "跟板鞋有什么区别", "比板鞋好吗", "compared to skate shoes?"]
+)
+def test_a_comparison_without_its_first_side_is_with_the_topic(text: str) -> None:
+    resolved = resolve(text, (turn(source="德训鞋"),), ())
+    assert resolved == Resolved(f"德训鞋 {text}", f"德训鞋 {text}", (), "德训鞋")
+
+
+@pytest.mark.parametrize("text", ["跟腱疼穿什么鞋", "跟高多少比较舒服", "和服配什么鞋"])
+def test_what_only_begins_like_a_comparison_stands_alone(text: str) -> None:
+    assert not points_back(text)
 
 
 @pytest.mark.parametrize("text", ["第三个", "", "都不是"])

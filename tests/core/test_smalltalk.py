@@ -19,11 +19,32 @@ DATA = Path(__file__).parent.parent.parent / "data"
         ("what can you do?", "greeting"),
         ("谢谢你", "thanks"),
         ("Thanks a lot", "thanks"),
+        ("thanks, that helps", "thanks"),
+        ("谢谢，很有用", "thanks"),
+        ("就是这个，谢谢", "thanks"),
+        ("ok, thanks!", "thanks"),
+        ("ok", "agreed"),
+        ("好的", "agreed"),
+        ("Yes, that's it", "agreed"),
+        ("对，就是这个", "agreed"),
+        ("不是", "denied"),
+        ("都不是", "denied"),
+        ("no", "denied"),
+        ("neither", "denied"),
+        ("No, that's not what I meant.", "denied"),
+        ("what's up", "greeting"),
+        ("在干嘛呢？", "greeting"),
+        ("are you a robot?", "robot"),
+        ("Are you human or a bot?", "robot"),
+        ("你是机器人吗？", "robot"),
+        ("你是真人还是机器人", "robot"),
         ("再见～", "goodbye"),
         ("谢谢，再见", "goodbye"),
         ("你这个回答是错的", "complaint"),
         ("不对！", "complaint"),
         ("你好笨啊", "complaint"),
+        ("不喜欢", "complaint"),
+        ("I don't like it.", "complaint"),
         ("That's wrong.", "complaint"),
         ("your answer is nonsense", "complaint"),
         ("明天北京会下雨吗", "weather"),
@@ -50,6 +71,11 @@ def test_small_talk_has_its_sentence(text: str, kind: str) -> None:
         "？？",
         "好鞋",
         "左右脚大小不对",
+        "这个",
+        "that one",
+        "不是皮的可以吗",
+        "right shoe",
+        "no heel",
         "鞋带系错了怎么办",
         "走得累死了穿什么鞋",
         "明天下雨，穿什么鞋好",
@@ -127,11 +153,13 @@ def test_no_shipped_question_asks_for_the_photo_alone(file: str) -> None:
     assert [question for question in questions if asks_what_is_seen(question)] == []
 
 
-@pytest.mark.parametrize("text", ["", "？！", "👟👟", "\u202e\u200b", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "？！", "👟👟", "\u202e\u200b", "\x00", "abc", "测试一下", "asdfgh"]
+)
 def test_there_is_nothing_to_search_for_without_letters(text: str) -> None:
     assert not has_words(text)
 
 
-@pytest.mark.parametrize("text", ["鞋", "a", "42", "обувь"])
+@pytest.mark.parametrize("text", ["鞋", "a", "42", "обувь", "TPU", "EEE"])
 def test_a_letter_or_digit_of_any_script_can_be_searched_for(text: str) -> None:
     assert has_words(text)

@@ -139,6 +139,8 @@ def test_who_may_read_neither_language_best_is_told_in_both(key: str, language: 
 def test_choices_are_listed_as_people_say_them() -> None:
     assert ask_back(["A"], "zh") == "你想问的是《A》吗？"
     assert ask_back(["A"], "en") == "Do you mean “A”?"
+    assert ask_back(["A"], "zh", instead=True) == "那你想问的是《A》吗？"
+    assert ask_back(["A", "B"], "zh", instead=True) == "那你想问的是《A》，还是《B》？"
     zh = "你想问的是哪一个：《麂皮》、《PU 底》，还是《C》？"
     assert ask_back(["麂皮", "PU 底", "C"], "zh") == zh
     assert ask_back(["A", "B", "C"], "en") == "Which one do you mean: “A”, “B”, or “C”?"
