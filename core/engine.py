@@ -359,7 +359,8 @@ class Engine:
             draft.text = say("other_language", draft.language)
         elif found.relevance is Relevance.CLARIFY:
             draft.outcome = Outcome.CLARIFY
-            draft.text = draft.lead + self._asked_back(draft, found)
+            lacking = say("lacking", draft.language, title=found.lacking) if found.lacking else ""
+            draft.text = draft.lead + lacking + self._asked_back(draft, found)
         else:
             draft.outcome = Outcome.REFUSED
             draft.text = say("refused", draft.language)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -86,13 +86,15 @@ class Retrieved:
     """Passages, best first: those worth reading (ANSWER), to offer (CLARIFY), none (REFUSE).
 
     Where the question compares things, the passages are on them and `compares` is true. Of those
-    to offer, the first is `likely` where it is worth being shown at once.
+    to offer, the first is `likely` where it is worth being shown at once. `lacking` is the topic
+    of a follow-up whose entry does not say what is asked, while those to offer are about it.
     """
 
     relevance: Relevance
     passages: tuple[Passage, ...] = ()
     compares: bool = False
     likely: bool = False
+    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +210,27 @@ class Retriever:
             return Retrieved(Relevance.ANSWER, passages, compares=True)
         relevance, best = self._chosen(query, ranking)
         if relevance is Relevance.REFUSE:
-            return Retrieved(relevance)
+            return await self._elsewhere(query)
         if likely := ranking.shows(best[0], relevance):
             least = _WORTH_OFFERING * best[0].probability
             best = tuple(hit for hit in best if hit.probability >= least)
         return Retrieved(relevance, tuple(hit.passage for hit in best), likely=likely)
+
+    async def _elsewhere(self, query: Query) -> Retrieved:
+        """What has in its title what a follow-up asks and its topic does not say, to offer."""
+        own = query.text.removeprefix(query.topic).strip()
+        language = language_of(own)
+        ranking = await self.rank(Query(own, language=query.language))
+        asked = self._snapshot.index.recipe.analyzer.question(subject_of(own))
+        passages = tuple(
+            hit.passage
+            for hit in ranking.hits
+            if hit.chunk.lang == language and sum(asked.values()) >= _TELLING
+            if self._titles(asked, hit) >= _MOSTLY * sum(asked.values())
+        )[: self._options.top_k]
+        if not passages:
+            return Retrieved(Relevance.REFUSE)
+        return Retrieved(Relevance.CLARIFY, passages, lacking=query.topic)
 
     def _chosen(self, query: Query, ranking: Ranking) -> tuple[Relevance, tuple[Hit, ...]]:
         """The hits to answer with or to offer, and which of both."""
@@ -270,12 +288,12 @@ class Retriever:
         analyzer = self._snapshot.index.recipe.analyzer
         asked = analyzer.question(text)
         least = _MOSTLY * sum(asked.values())
+        return tuple(sorted(hits, key=lambda hit: self._titles(asked, hit) < least))
 
-        def lacks(hit: Hit) -> bool:
-            shared = asked.keys() & analyzer.question(hit.chunk.title)
-            return sum(asked[term] for term in shared) < least
-
-        return tuple(sorted(hits, key=lacks))
+    def _titles(self, asked: Mapping[str, float], hit: Hit) -> float:
+        """The weight of a question's terms that a hit has in its title."""
+        analyzer = self._snapshot.index.recipe.analyzer
+        return sum(asked[term] for term in asked.keys() & analyzer.question(hit.chunk.title))
 
     def _shares_a_word(self, text: str, hit: Hit) -> bool:
         """Whether a hit has some word of a follow-up's own, or means it: not 防水 in 温水."""

@@ -53,6 +53,10 @@ SENTENCES: dict[str, dict[Language, str]] = {
     },
     "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
     "clarify_one": {"zh": "你想问的是{choices}吗？", "en": "Do you mean {choices}?"},
+    "lacking": {
+        "zh": "《{title}》那一条里没说这个。",
+        "en": "My entry “{title}” does not say that. ",
+    },
     "clarify_other": {"zh": "那你想问的是{choices}？", "en": "Then do you mean {choices}?"},
     "clarify_other_one": {"zh": "那你想问的是{choices}吗？", "en": "Then do you mean {choices}?"},
     "closest": {

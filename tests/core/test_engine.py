@@ -459,6 +459,20 @@ async def test_who_agrees_to_what_was_shown_does_not_read_it_again(
     assert (reply.outcome, reply.text) == (Outcome.ANSWERED, say(kind, "zh"))
 
 
+async def test_what_the_topic_does_not_say_is_said_before_the_choice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (Passage("1", "防水喷雾", "喷两遍。", "test", "", "zh", 0.4),)
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(Relevance.CLARIFY, found, lacking="德训鞋")
+
+    expert = desk(store)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    reply = await expert.say("那它防水吗")
+    assert reply.text == "《德训鞋》那一条里没说这个。你想问的是《防水喷雾》吗？"
+
+
 async def test_a_yes_to_the_only_choice_picks_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,7 @@ async def test_what_is_compared_is_given_both_and_nothing_else() -> None:
     [
         (NEVER_SURE, "那鞋带呢", Relevance.CLARIFY, ["laces"]),
         (ALWAYS, "那鞋带呢", Relevance.ANSWER, ["laces"]),
-        (ALWAYS, "那它的鞋带贵吗", Relevance.REFUSE, []),
+        (ALWAYS, "那它的鞋带贵吗", Relevance.CLARIFY, ["laces"]),
         (ALWAYS, "那软毛刷呢", Relevance.ANSWER, ["suede"]),
     ],
 )
@@ -268,6 +268,15 @@ async def test_what_the_photo_surely_shows_answers_where_it_says_what_is_asked(
     assert got.relevance is relevance
     if relevance is Relevance.ANSWER:
         assert [one.id for one in got.passages] == ["suede"]
+
+
+async def test_what_the_topic_does_not_say_is_offered_where_a_title_has_it() -> None:
+    chunks = [SUEDE, chunk("spray", "防水喷雾使用", "喷两遍。"), chunk("wool", "羊毛", "不防水。")]
+    got = await judging(ALWAYS, chunks).search(Query("麂皮 那它防水吗", topic="麂皮"))
+    assert (got.relevance, got.lacking) == (Relevance.CLARIFY, "麂皮")
+    assert [one.id for one in got.passages] == ["spray"]
+    got = await judging(ALWAYS, chunks).search(Query("麂皮 那它流行吗", topic="麂皮"))
+    assert (got.relevance, got.lacking) == (Relevance.REFUSE, "")
 
 
 async def test_what_only_shares_a_character_with_a_follow_up_says_nothing_of_it() -> None:
