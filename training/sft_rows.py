@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -161,16 +162,17 @@ class RowMaker:
         """A second question that says "it" for what the first one named."""
         first, second = self._pair_about_one_entry()
         entry = self._entry(first)
+        company = self._company([entry])
+        asked = with_pronoun(second.text, entry)
+        if asked is None:
+            # Dice of its own, so that all other rows stay as they are.
+            dice = random.Random(f"{first.text}\n{second.text}\n{company}")
+            return RowMaker(self.corpus, dice).followed()
         history = (
             ChatMessage("user", first.text),
             ChatMessage("assistant", _first_sentence(entry)),
         )
-        prompt = build_prompt(
-            _with_pronoun(second.text, entry),
-            language=entry.lang,
-            passages=self._company([entry]),
-            history=history,
-        )
+        prompt = build_prompt(asked, language=entry.lang, passages=company, history=history)
         return Row(prompt, _answer(entry), "followed", entry.id)
 
     def photographed(self) -> Row:
@@ -314,11 +316,58 @@ def _seen(tags: Sequence[ImageTag], lang: Language) -> str:
     return f"The photo shows {'' if tags[0].sure else 'about '}{names}. "
 
 
-def _with_pronoun(text: str, entry: Entry) -> str:
+def with_pronoun(text: str, entry: Entry) -> str | None:
+    """The question with a pronoun for the entry's title; None where none can stand for it.
+
+    One can where the title is a whole noun phrase, as subject or object: not in "leopard print
+    shoes", not in "徒步选什么成分的羊毛袜". Which places those are is told by the words around.
+    """
     if entry.lang == "zh":
-        return f"那{text.replace(entry.title, '它')}"
-    start = text.lower().index(entry.title.lower())
-    return f"{text[:start]}it{text[start + len(entry.title) :]}"
+        title = re.escape(entry.title)
+        for place in (rf"^{title}(?={_AFTER_ZH})", rf"{_BEFORE_ZH}{title}(?={_END_ZH})"):
+            if re.search(place, text):
+                return f"那{text.replace(entry.title, '它', 1)}"
+        return None
+    found = re.search(
+        rf"\b(?P<before>{_SUBJECT_EN}|{_OBJECT_EN}) (?:an? |the )?{re.escape(entry.title)}"
+        rf"(?=\?|{_AFTER_EN})",
+        text,
+        re.IGNORECASE,
+    )
+    if found is None:
+        return None
+    before = found["before"]
+    pronoun = _pronoun_en(before.lower(), entry.title)
+    return f"{text[: found.start()]}{before} {pronoun}{text[found.end() :]}"
+
+
+# The words between which a title is the subject or an object, with nothing before that qualifies
+# it and nothing after that it qualifies.
+_SUBJECT_EN = "is|are|do|does|should|can"
+_OBJECT_EN = "about|with|between|in|choose|wear|hide|have|uses?|causes?"
+_AFTER_EN = (
+    r" (?:for|like|made|used|measured|produced|worked out|come from|mean|need|do|be|be \w+"
+    r"|have|stay|shine|protect|measure|differ)\b"
+)
+_AFTER_ZH = (
+    r"(?:是(?!什么原因)|有|的(?!鞋(?![底面头眼耳带跟帮身舌垫筒])|靴|人)|和|跟(?!部)|为什么|为何|适合|能|可以"
+    r"|会|比|指的|一般|主要|最|往下|穿|靠|怕|怎么(?:补救|系|拉|选)|用(?:什么|来)|应该(?!什么)|该选)"
+)
+_BEFORE_ZH = "(?:[能该要买]|[^可适]穿|为什么放|没有|预防|判断|检查|常用|需要买)"
+_END_ZH = "(?:？|吗|够|稳|就)"
+
+
+def _pronoun_en(before: str, title: str) -> str:
+    """`it`, `they` or `them`: the verb tells the number, or else the title does."""
+    plural = {"is": False, "does": False, "are": True, "do": True}.get(before, _is_plural(title))
+    if not plural:
+        return "it"
+    return "they" if re.fullmatch(_SUBJECT_EN, before) else "them"
+
+
+def _is_plural(title: str) -> bool:
+    head = re.split(r" (?:of|for|on|in) ", title)[0]
+    return head.endswith("s") and not head.endswith(("ss", "is", "us"))
 
 
 def _spoken_title(entry: Entry) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
+from core.messages import Language
 from core.prompt import SYSTEM, build_prompt
 from training.corpus import Corpus
-from training.material import Material, load_entries, load_material, load_questions
-from training.sft_rows import Row, make_rows, write_rows
+from training.material import Entry, Material, load_entries, load_material, load_questions
+from training.sft_rows import Row, make_rows, with_pronoun, write_rows
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -98,3 +99,41 @@ def test_a_tenth_to_a_seventh_of_the_rows_are_refusals(rows: list[Row]) -> None:
 
 def test_the_same_seed_gives_the_same_rows(material: Material, rows: list[Row]) -> None:
     assert make_rows(Corpus(material), seed=17) == rows
+
+
+@pytest.mark.parametrize(
+    ("title", "lang", "question", "asked"),
+    [
+        ("White sneakers", "en", "What are white sneakers?", "What are they?"),
+        ("Slide sandal", "en", "What is a slide sandal?", "What is it?"),
+        ("Nurse shoes", "en", "How do I choose nurse shoes?", "How do I choose them?"),
+        ("Running socks", "en", "What should running socks be?", "What should they be?"),
+        ("Heel slip", "en", "My heel slips out", None),
+        ("Leopard print", "en", "What colours go with leopard print shoes?", None),
+        ("Water marks on leather", "en", "What causes water marks on leather shoes?", None),
+        ("US men's size", "en", "How big is one step in US men's sizes?", None),
+        ("孟克鞋", "zh", "孟克鞋和系带皮鞋有什么不同？", "那它和系带皮鞋有什么不同？"),
+        ("磨脚后跟", "zh", "怎么预防磨脚后跟？", "那怎么预防它？"),
+        ("量脚围", "zh", "量脚围时软尺怎么放？", None),
+        ("鞋跟磨偏", "zh", "鞋跟磨偏了什么时候修？", None),
+        ("修面皮", "zh", "修面皮的鞋好打理吗？", None),
+        ("鞋带", "zh", "6 对鞋眼的运动鞋要买多长的鞋带？", None),
+    ],
+)
+def test_a_pronoun_stands_only_where_a_person_would_say_one(
+    title: str, lang: Language, question: str, asked: str | None
+) -> None:
+    entry = Entry("some-entry", title, "text", ("text",), "", lang)
+    assert with_pronoun(question, entry) == asked
+
+
+def test_a_row_with_history_asks_in_agreement_or_in_whole_phrases(rows: list[Row]) -> None:
+    asked = [_asked(row) for row in rows if row.kind == "followed"]
+    assert len(asked) >= 200
+    assert [
+        one
+        for one in asked
+        if re.search(
+            r"\bare it\b|\bdo it\b|\ba it\b|\bit(?:s| shoes)\b|它(?:时|了|的?鞋[怎是配好适])", one
+        )
+    ] == []
