@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.duplicates import near_pairs, normalised
 from core.errors import DataError
+from core.language import language_of
 from core.messages import ChatMessage
 from training.pairs import PreferencePair, RatedAnswer
 from training.rows import DpoRow, SftRow, question_in, read_rows
@@ -46,8 +47,8 @@ _COLUMNS: Mapping[RunStage, Mapping[str, str]] = {
     "dpo": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
     "kto": {"messages": "messages", "kto_tag": _LIKED},
 }
-
-"""Tokens of a prompt with its answer as the model reads them, template and all."""
+# The share of the anchors that a language has in which hardly anybody asked.
+_LEAST_REMINDED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def _freeze(
     if not train:
         raise DataError("There is no pair to train on: none is accepted and short enough.")
     passes = _passes(len(train), rules if anchors else replace(rules, replay=0.0))
-    replayed = anchors[: round(rules.replay * passes * len(train))]
+    replayed = _spread(anchors, train, round(rules.replay * passes * len(train)))
     manifest = Manifest(
         digest="",
         stage=stage,
@@ -278,6 +279,32 @@ def _freeze(
         "held_out": [row.columns for row in _in_order(rows) if row.id in held],
     }
     return _write(manifest, sides, folder)
+
+
+def _spread(anchors: Sequence[_Row], train: Sequence[_Row], number: int) -> list[_Row]:
+    """So many anchors, or all: of each language the share that it has among people's rows.
+
+    A language that is reminded more than it is corrected keeps to its old ways. One in which nobody
+    asked is reminded of all the same, and one that has too few is made up for by the others.
+    """
+    asked = Counter(_language(row) for row in train)
+    kinds: defaultdict[str, list[_Row]] = defaultdict(list)
+    for anchor in anchors:
+        kinds[_language(anchor)].append(anchor)
+    shares = {one: max(_LEAST_REMINDED, asked[one] / len(train)) for one in kinds}
+    whole = sum(shares.values())
+    drawn = [
+        anchor
+        for one, found in kinds.items()
+        for anchor in found[: round(number * shares[one] / whole)]
+    ]
+    chosen = {anchor.id for anchor in drawn}
+    drawn += [anchor for anchor in anchors if anchor.id not in chosen]
+    return _in_order(drawn[:number])
+
+
+def _language(row: _Row) -> str:
+    return language_of(row.question) or ""
 
 
 def _passes(rows: int, rules: FreezeRules) -> int:
@@ -393,7 +420,8 @@ def _anchor_row(pair: DpoRow, count: TokenCounter) -> _Row:
     prompt = _shipped_prompt(pair, pair.prompt)
     columns = ranking_row(prompt, pair.chosen, pair.rejected)
     tokens = max(count(prompt, text) for text in (pair.chosen, pair.rejected))
-    return _Row(_sha(_dump(columns))[:32], "", pair.prompt, 0.0, columns, tokens)
+    question = question_in(pair.prompt)
+    return _Row(_sha(_dump(columns))[:32], "", question, 0.0, columns, tokens)
 
 
 def _in_order(rows: Iterable[_Row]) -> list[_Row]:

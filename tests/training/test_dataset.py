@@ -187,6 +187,38 @@ def test_anchors_are_replayed_beside_the_pairs(tmp_path: Path) -> None:
     assert anchored[0]["messages"][0] == {"role": "system", "content": "Be kind."}
 
 
+@pytest.mark.parametrize(
+    ("languages", "number", "drawn"),
+    [
+        ("zh en", 10, {"zh": 5, "en": 5}),
+        ("zh zh zh en", 20, {"zh": 15, "en": 5}),
+        ("zh", 12, {"zh": 10, "en": 2}),  # nobody asked in English, which stays all the same
+        ("en en", 40, {"en": 25, "zh": 15}),  # there are no more English ones
+        ("zh en", 99, {"zh": 25, "en": 25}),
+    ],
+)
+def test_a_language_has_the_share_of_the_anchors_that_it_has_of_the_pairs(
+    tmp_path: Path, languages: str, number: int, drawn: dict[str, int]
+) -> None:
+    texts = {"zh": "第 {} 双鞋怎么洗？", "en": "How do I wash shoe {}?"}
+    anchors = [
+        one.model_copy(update={"prompt": texts["zh" if place % 2 else "en"].format(place)})
+        for place, one in enumerate(ANCHORS)
+    ]
+    pairs = [
+        pair(place, question=f"{'靴子怎么刷' if one == 'zh' else 'How to brush boots'} {place}？")
+        for place, one in enumerate(languages.split())
+    ]
+    frozen = freeze(pairs, tmp_path, FreezeRules(200, replay=number / len(pairs)), anchors)
+    found = Counter(
+        language
+        for row in rows(frozen)
+        for language, word in (("zh", "双鞋"), ("en", "wash"))
+        if word in asked(row)
+    )
+    assert found == Counter(drawn)
+
+
 def test_the_shipped_pairs_are_anchors() -> None:
     anchors = load_anchors(Path(__file__).parents[2] / "data" / "shoes_dpo.jsonl")
     assert len(anchors) >= 600
