@@ -22,6 +22,7 @@ from core.manner import in_talk
 _TOKEN = re.compile(r"[\u3400-\u9fff]|[a-z0-9]+(?:[.,][0-9]+)*|'")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _FIGURE = re.compile(r"\d")
+_DENIALS = frozenset("不别没勿无") | {"not", "no", "never"}
 # "Don't" and "do not" are the same words.
 _SHORT_FORMS = (
     (re.compile(r"\bwon't\b"), "will not"),
@@ -88,6 +89,9 @@ class _Gap:
         inside = self.before is not None and self.after is not None
         if inside and any(_FIGURE.search(word) for word in self.there):
             return True
+        # Nor is it said with a "not" what the original says without one.
+        if inside and _denies(self.here) != _denies(self.there):
+            return True
         han = any(_HAN.match(word) for word in (*self.here, *self.there))
         around = (size for size in (self.before, self.after) if size is not None)
         if any(size < _AROUND[han] for size in around):
@@ -97,6 +101,10 @@ class _Gap:
             return False
         longest = _LONGEST if self.here else _LOST
         return max(len(self.here), len(self.there)) <= longest[han]
+
+
+def _denies(words: Sequence[str]) -> bool:
+    return not _DENIALS.isdisjoint(words)
 
 
 def _gaps(original: Sequence[str], said: Sequence[str]) -> Iterator[_Gap]:

@@ -15,7 +15,7 @@ from operator import or_
 
 from core.copying import Originals
 from core.knowledge import sentences
-from core.manner import in_talk
+from core.manner import in_talk, is_small_word
 from core.messages import Passage
 from core.polarity import Polarity
 from core.quantities import DIGITS, ENGLISH_NUMBERS, UNITS, Quantity, holds, quantities
@@ -144,6 +144,8 @@ class Ground:
                     return value
         for name in self._strange_names(text, known):
             return name
+        for word in self._strange_words(text, known, finished=finished):
+            return word
         turned = self.polarity.turned(text, finished=finished, known=known)
         whole = sentences(text)
         ended = whole if finished else whole[:-1]
@@ -227,8 +229,36 @@ class Ground:
                 continue
             inner = word[1:] if match.start() in starts else word
             named = chinese or _is_marked(inner)
-            if named and not self._knows_name(word) and word not in ("I", "I'm", "Solemate"):
+            # Who copies a passage does not speak of itself.
+            ours = ("I", "I'm") if self.shares else ("I", "I'm", "Solemate")
+            if named and not self._knows_name(word) and word not in ours:
                 yield word
+
+    def _strange_words(self, text: str, known: int, *, finished: bool) -> Iterator[str]:
+        """English words that a copying model has from nowhere: "strugle", "it't", "Gon'tec".
+
+        Over a passage in another language every word is new. A last word that may still grow is
+        left for later, and one that ended where `known` does is looked at now.
+        """
+        if not self.shares or _HAN.search(text) or not self._speaks_the_language_of(text):
+            return
+        for match in _NAME.finditer(text):
+            ended = finished or match.end() < len(text)
+            if ended and match.end() >= known and not self._knows_word(match.group().casefold()):
+                yield match.group()
+
+    def _knows_word(self, word: str) -> bool:
+        """Whether a passage or the question has the word or all its parts, or it is a small one."""
+        if is_small_word(word) or self._holds_word(word):
+            return True
+        owner, mark, rest = word.replace("’", "'").partition("'")
+        if mark:
+            return rest in ("s", "re", "ll", "") and self._holds_word(owner)
+        parts = word.split("-")
+        return len(parts) > 1 and all(is_small_word(one) or self._holds_word(one) for one in parts)
+
+    def _holds_word(self, word: str) -> bool:
+        return bool({word, f"{word}s", word.removesuffix("s")} & self.names)
 
     def _knows_name(self, word: str) -> bool:
         """Whether the word is known, or each part of it that could be a name: GORE-TEX-lined."""

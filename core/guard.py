@@ -36,8 +36,11 @@ _SAME = 8
 # What a line or a table is drawn with.
 _LINES = "-—–_=*.·…~～|"
 _PHRASES, _PHRASE_TIMES = range(9, 81), 3
-# Nor is a sentence of so many characters said twice.
+# Nor is a clause of so many characters, its mark included, said twice in a row.
+_CLAUSES, _CLAUSE_END = range(7, 41), ",，、;；:："
+# Nor is a sentence of so many characters said twice, whatever comes before and after it in talk.
 _SENTENCE = 12
+_TALK = re.compile(r"^(?:[^：:]{0,40}?[嘛啊]，|[^:]{0,80}: )|[哦啦呢哈～~。！!.\s]+$")
 
 
 async def guarded(
@@ -108,7 +111,8 @@ def _last_sentence(text: str, start: int) -> int:
 def _says_twice(text: str, *, finished: bool) -> bool:
     """Whether a whole sentence that is no mere exclamation stands in the text twice."""
     whole = sentences(text)
-    said = [one for one in (whole if finished else whole[:-1]) if len(one) >= _SENTENCE]
+    ended = (_TALK.sub("", one) for one in (whole if finished else whole[:-1]))
+    said = [one for one in ended if len(one) >= _SENTENCE]
     return len(set(said)) < len(said)
 
 
@@ -118,8 +122,11 @@ def _loops(text: str, end: int) -> bool:
     for length in _SYLLABLES:
         if end > length and text[end - 1 - length] == ends_in:
             said = text[end - length : end]
-            if _repeats(text, end, length, _SYLLABLE_TIMES) and said.isalpha():
+            if _repeats(text, end, length, _SYLLABLE_TIMES) and _is_said(said):
                 return True
+    clauses = _CLAUSES if ends_in in _CLAUSE_END else ()
+    if any(_repeats(text, end, one, 2) and _is_said(text[end - one : end]) for one in clauses):
+        return True
     last = text[max(0, end - _SAME) : end]
     if end >= _SAME and (last.isspace() or (len(set(last)) == 1 and last[0] not in _LINES)):
         return True
@@ -133,6 +140,11 @@ def _loops(text: str, end: int) -> bool:
             return True
         place += shortest
     return False
+
+
+def _is_said(text: str) -> bool:
+    """Whether it is letters and what stands between them: no figures, of which lists are made."""
+    return any(map(str.isalpha, text)) and not any(map(str.isdigit, text))
 
 
 def _repeats(text: str, end: int, length: int, times: int) -> bool:

@@ -58,6 +58,39 @@ _SAID: dict[Language, tuple[tuple[str, str], ...]] = {
 }
 
 
+# What talk adds of its own in English, and the small words that hold any sentence together: a model
+# that copies has every other word from its passages.
+_SMALL_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    hey hi hello there so about right hope that helps it easy enjoy
+    a an the and or but nor if than then as because while when where which who what how why
+    i you he she it we they me him her us them my your his its our their this that these those
+    is are was were be been being do does did has have had can could may might must shall should
+    will would need not no yes never only also too very more most less least just even still once
+    at by for from in into of off on onto out over to under up down with without per
+    all any both each few many much one other some such same own here again ever
+        """,
+    )
+)
+_CONTRACTION = re.compile(r"([a-z]+?)(n't|'(?:s|re|ve|ll|d|m))")
+_NEGATED = re.compile(
+    r"are|ca|could|did|do|does|had|has|have|is|might|must|need|should|was|were|wo|would"
+)
+
+
+def is_small_word(word: str) -> bool:
+    """Whether an English word (casefolded) belongs to talk and to no subject: don't, that's."""
+    word = word.replace("’", "'")
+    short = _CONTRACTION.fullmatch(word)
+    if short is None:
+        return word in _SMALL_WORDS
+    if short[2] == "n't":
+        return bool(_NEGATED.fullmatch(short[1]))
+    return short[1] in _SMALL_WORDS
+
+
 def in_talk(text: str, lang: Language | None = None) -> str:
     """The text in spoken words, of one language or of both."""
     for one in _SAID if lang is None else (lang,):

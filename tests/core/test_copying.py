@@ -69,6 +69,21 @@ def test_talk_and_what_is_left_out_are_no_slips(passage: str, sentence: str) -> 
     assert Originals.of([passage]).slip(sentence) is None
 
 
+@pytest.mark.parametrize(
+    ("sentence", "slip"),
+    [
+        ("定做的鞋别保持完好，运费一般由买家承担，有约定或运费险的除外。", "别"),
+        ("退回的鞋要保持完好，运费不由买家承担，有约定或运费险的除外。", "不"),
+        ("退回的鞋要保持完好，运费一般由买家承担，有约定或运费险的除外。", None),
+    ],
+)
+def test_a_denial_that_the_original_has_not_is_a_slip(sentence: str, slip: str | None) -> None:
+    passage = (
+        "退回的鞋要保持完好，运费一般由买家承担，有约定或运费险的除外。定做的鞋不适用这项规定。"
+    )
+    assert Originals.of([passage]).slip(sentence) == slip
+
+
 def test_nothing_said_of_nothing_is_no_slip() -> None:
     assert Originals.of([]).slip("鞋垫一风。") is None
 

@@ -127,6 +127,49 @@ def test_a_model_that_copies_names_what_its_passages_are_called(answer: str, cau
     assert (Ground.of([passage], 0.7).unsupported(answer) is not None) is caught
 
 
+WELT = (
+    "Goodyear welt\nGoodyear welting stitches the upper and insole rib to a strip called the welt, "
+    "then stitches the outsole to that welt. It is not glued, and on ice it is not enough."
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "strange"),
+    [
+        ("So, Goodyear welt: Gon'tec welting stitches the upper.", "Gon'tec"),
+        ("Goodyear welting stitches the upper and isesce insole rib.", "isesce"),
+        ("White welting stitches the upper and insole rib.", "White"),
+        ("Hey! On ice it't enough.", "it't"),
+        ("Dat't glued.", "Dat't"),
+        ("Hey! It isn't glued, and that's not enough. That's it!", None),
+        ("The welt's strip mustn't stitch the uppers. Hope that helps!", None),
+        ("Goodyear-welt stitches: the insole-rib.", None),
+    ],
+)
+def test_a_model_that_copies_has_its_words_from_its_passages(
+    answer: str, strange: str | None
+) -> None:
+    also = ["Does it stitch?"]
+    found = list(Ground.of([WELT], 0.7, also=also)._strange_words(answer, 0, finished=True))
+    assert found == ([strange] if strange else [])
+    assert not list(Ground.of([WELT], 0.3, also=also)._strange_words(answer, 0, finished=True))
+
+
+def test_a_word_that_may_still_grow_is_no_strange_one_yet() -> None:
+    ground = Ground.of([WELT], 0.7)
+    assert ground.unsupported("The stru", finished=False) is None
+    # It had been shown as far as it was then, and turned out to be no more than that.
+    assert ground.unsupported("The stru is", finished=False, known=8) == "stru"
+    assert ground.unsupported("The stru", finished=True) == "stru"
+
+
+def test_a_model_that_copies_speaks_of_no_solemate() -> None:
+    said = "水印就是 Solemate，皮鞋上的水印多半是局部打湿后留下的边界。"
+    passage = "水印\n皮鞋上的水印多半是局部打湿后干得不均匀留下的边界。"
+    assert Ground.of([passage], 0.7).unsupported(said) == "Solemate"
+    assert Ground.of([passage], 0.3).unsupported("我是 Solemate。") is None
+
+
 def test_an_answer_says_a_sentence_or_only_words_of_one() -> None:
     text = "Stability running shoes suit overpronation because the inner side is firmer."
     stability = Passage("s", "Shoes for overpronation", text, "", "", "en")

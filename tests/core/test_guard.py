@@ -49,6 +49,51 @@ async def test_a_sentence_said_twice_is_stopped() -> None:
     assert whole
 
 
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (
+            "Let canvas shoes dry for two days after washing.",
+            "Let canvas shoes dry for two days after washing!",
+        ),
+        ("帆布鞋洗后要晾两天，水温不超过 30 度。", "帆布鞋洗后要晾两天，水温不超过 30 度呢～"),
+        (
+            "哈喽，帆布鞋嘛，帆布鞋洗后要晾两天，水温不超过 30 度。",
+            "帆布鞋洗后要晾两天，水温不超过 30 度。",
+        ),
+    ],
+)
+async def test_talk_around_it_makes_no_other_sentence(first: str, again: str) -> None:
+    ground = Ground.of([f"{ZH}\n{EN}"], 0.3)
+    text, whole = await let_through([first, " ", again, " "], ground, english=False)
+    assert not whole
+    assert text.startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("said", "before"), [("'t", "So, don"), ("鞋底厚、", ""), ("EVA so, ", "")]
+)
+async def test_what_stands_between_letters_hides_no_loop(said: str, before: str) -> None:
+    ground = Ground.of([f"{ZH}\n{EN}"], 0.3, also=["don't"])
+    text, whole = await let_through([before, *[said] * 12, " "], ground, english=True)
+    assert not whole
+    assert len(text) <= len(before) + 4 * len(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "stopped"),
+    [
+        ("帆布鞋要晾两天，帆布鞋要晾两天，别急。", True),
+        ("So, EVA sole, right: EVA sole, right: made of EVA.", True),
+        ("So, so, canvas shoes dry. ", False),
+        ("The sole is 25 mm, the sole is 25 mm thick.", False),
+    ],
+)
+async def test_a_clause_is_not_said_twice_in_a_row(said: str, stopped: bool) -> None:
+    _, whole = await let_through([*said, " "], Ground.of([f"{ZH}\n{EN}"], 0.3), english=True)
+    assert whole is not stopped
+
+
 async def test_blanks_without_end_are_stopped() -> None:
     text, whole = await shown(["So, ", *[" "] * 40], EN)
     assert not whole
