@@ -34,7 +34,7 @@ from core.messages import (
     Seen,
     UserMessage,
 )
-from core.wording import say, tag_words
+from core.wording import photo_seen, say
 
 # What begins like a folder is none.
 _COMMAND = re.compile(r"/\w*")
@@ -204,8 +204,7 @@ async def _line(read: Read) -> str:
 
 def _print_sources(reply: Reply, console: Console) -> None:
     if reply.tags:
-        tags = ", ".join(tag_words(tag, reply.language) for tag in reply.tags)
-        console.print(f"[dim]{escape(tags)}[/dim]")
+        console.print(f"[dim]{escape(photo_seen(reply.tags, reply.language))}[/dim]")
     for source in reply.sources:
         if reply.outcome is not Outcome.QUOTED:
             console.print(f"[dim]· {escape(source.title)} ({escape(source.source)})[/dim]")

@@ -590,14 +590,17 @@ def closest(passage: Passage, others: Sequence[str], language: Language) -> str:
 
 def describe_photo(tags: Sequence[ImageTag], language: Language, colours_only: bool) -> str:
     """What was seen in a photo, what could not be seen, and the question what to do with it."""
-    parts = [say("photo_unseen", language)]
-    if tags:
-        listed = say("listed", language).join(tag_words(tag, language) for tag in tags)
-        parts = [say("photo_seen", language, tags=listed)]
+    parts = [photo_seen(tags, language) if tags else say("photo_unseen", language)]
     if colours_only:
         parts.append(say("photo_limits", language))
     parts.append(say("photo_question", language))
     return _in_a_row(parts, language)
+
+
+def photo_seen(tags: Sequence[ImageTag], language: Language) -> str:
+    """The sentence on what was seen in a photo."""
+    listed = say("listed", language).join(tag_words(tag, language) for tag in tags)
+    return say("photo_seen", language, tags=listed)
 
 
 def photo_differs(tag: ImageTag, said: str, language: Language) -> str:

@@ -87,6 +87,7 @@ async def test_an_answer_is_shown_with_tags_and_sources() -> None:
     await ask(expert, to_user_message("怎么洗？"), on)
     assert "阴干。" in shown(on)
     assert "蓝色 80%" in shown(on)
+    assert "照片里我看到：蓝色。" in shown(on)
     assert "帆布鞋清洗" in shown(on)
 
 
