@@ -157,8 +157,8 @@ async def test_thumbs_alone_train_an_adapter_that_an_operator_lets_in(
     """KTO: nobody said what would have been better."""
     settings = whole_loop_settings(tmp_path, monkeypatch, TRAINING__CANARY__SHARES="[]")
     monkeypatch.setattr(trial, "_TAUGHT", 6)
-    # A few thumbs teach less than would be seen on every CPU: steps four times as long.
-    monkeypatch.setattr(train, "recipe", paced(4))
+    # A few thumbs teach less than would be seen on every CPU: steps twice as long.
+    monkeypatch.setattr(train, "recipe", paced(2))
     async with whole_loop(settings) as shop:
         rows, before = await written_by(shop, settings.model.adapter, 6)
         for number, (row, reply) in enumerate(zip(rows, before, strict=True)):
