@@ -20,7 +20,8 @@ from core.expert import Opened, open_expert
 from core.messages import Done, Feedback, Platform, Rating, Reply, UserMessage
 from core.ports import free_port
 from core.settings import ROOT, Settings, at_root, load_settings
-from training import canary, trial
+from training import canary as canary_rules
+from training import trial
 from training.loop import Loop, opened_loop
 from training.opening import embedded_server
 from training.runs import Run, RunState
@@ -173,7 +174,7 @@ def whole_loop_settings(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes
     monkeypatch.setattr(trial, "_USUAL", 2)
     monkeypatch.setattr(trial, "_TAUGHT", 4)
     # Whatever else this machine does meanwhile is no reason to roll anything back.
-    monkeypatch.setattr(canary, "_SLOW", 1000.0)
+    monkeypatch.setattr(canary_rules, "_SLOW", 1000.0)
     monkeypatch.setattr(registry_module, "ROUTE_SECONDS", 0.1)
     return load_settings()
 
