@@ -90,11 +90,11 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     """Complete a follow-up from the turns before it; other questions come back as they are.
 
     Rules in order: what asks only what a photo shows is about the last one; an answer to our "did
-    you mean" picks that topic for the question asked then; a bare yes repeats the last question;
-    one that points at its own new photo ("这双", "these") takes nothing from before; a question
-    that points back ("它", "what about …") is searched together with the last topic and keeps the
-    last photo's tags. Greetings, thanks and the like in between change nothing, but that a yes
-    makes a topic of what was shown as the closest.
+    you mean" picks that topic for the question asked then; one that points at its own new photo
+    ("这双", "these") takes nothing from before; a question that points back ("它", "what about …")
+    is searched together with the last topic and keeps the last photo's tags. Greetings, thanks and
+    the like in between change nothing, but that a yes makes a topic of what was shown as the
+    closest.
     """
     said, turns = turns, [turn for turn in turns if not _is_small_talk(turn)]
     if not turns:
@@ -113,8 +113,6 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
             return Resolved(_joined(asked.question, choice), choice, asked.reply.tags)
         if last.reply.tags and not (last.reply.suggestions or last.reply.sources):
             return Resolved(text, text, tags or last.reply.tags)
-    if small_talk(text) == AGREED:
-        return Resolved(last.question, last.query, last.reply.tags)
     if not points_back(text) or (_AT_PHOTO.search(text) and _is_new(tags, turns)):
         return Resolved(text, text, tags)
     topic = _topic(said)

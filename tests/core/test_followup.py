@@ -152,10 +152,6 @@ def test_what_was_offered_for_a_follow_up_is_not_the_topic() -> None:
     assert resolve("它怎么洗", (turn(source="切尔西靴"), asked), ()).topic == "防水"
 
 
-def test_yes_repeats_the_last_question() -> None:
-    assert resolve("是的。", (turn("帆布鞋怎么洗？"),), ()).question == "帆布鞋怎么洗？"
-
-
 @pytest.mark.parametrize(
     "text", ["第二个", "2", "B", "二", "the second one", "麂皮清洁", "麂皮清洁吧"]
 )
