@@ -169,7 +169,9 @@ def whole_loop_settings(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes
         monkeypatch.setenv(f"SOLEMATE__{name}", value)
     probes = folder / "probes.jsonl"
     lines = at_root(trial.PROBES).read_text("utf-8").splitlines(keepends=True)
-    probes.write_text("".join(lines[:2]), "utf-8")
+    # The orders, which the engine turns away itself: what so small a model says after a few steps
+    # differs from processor to processor, and one of two answers is half of this gate.
+    probes.write_text("".join(lines[-2:]), "utf-8")
     monkeypatch.setattr(trial, "PROBES", str(probes))
     monkeypatch.setattr(trial, "_USUAL", 2)
     monkeypatch.setattr(trial, "_TAUGHT", 4)
