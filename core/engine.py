@@ -499,7 +499,7 @@ class Engine:
                 yield piece
 
     def _quote(self, draft: _Draft, sentence: str) -> None:
-        """Answer with the best passage word for word, marked as a quote; never trained on.
+        """Answer with the best passage word for word, marked as a quote.
 
         Of things that are compared, with the passage of each.
         """

@@ -14,7 +14,7 @@ from core.duplicates import says_the_same
 from core.errors import AnswerUnsupported
 from core.grounding import Ground, is_refusal
 from core.guard import guarded
-from core.messages import Language, Turn
+from core.messages import Language, Outcome, Turn
 from core.model import ChatModel, Sampling
 from core.wording import say
 
@@ -65,7 +65,12 @@ def warm_sampling(turn: Turn, seed: int) -> Sampling:
 
 
 def own_text(turn: Turn) -> str:
-    """The model's words alone: without the sentence of ours before an answer about a photo."""
+    """What a better answer would be better than, without any sentence of ours.
+
+    The model's words, or the passage that was quoted in their place.
+    """
+    if turn.reply.outcome is Outcome.QUOTED:
+        return "\n\n".join(source.text for source in turn.reply.sources)
     return _LEADS[turn.reply.language].sub("", turn.reply.text, count=1)
 
 

@@ -192,7 +192,7 @@ async def _pairs_of(this: _Round, candidate: Candidate, turn: Turn) -> list[Pref
 def write_pair(verdict: Verdict, turn: Turn, chosen: str) -> PreferencePair:
     """A pair with an operator's better answer to what somebody disliked, not yet judged."""
     candidate = Candidate(verdict.reply_id, verdict.user_id, verdict, None)
-    offer = Offer(chosen, own_text(turn), turn.reply.adapter)
+    offer = Offer(chosen, own_text(turn), turn.asked)
     return _make(candidate, turn, Origin.EDITED, offer)
 
 

@@ -58,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A better answer and the one that it beats."""
+    """A better answer and the one that it beats; `adapter` was asked for the latter."""
 
     chosen: str
     rejected: str
@@ -88,7 +88,7 @@ async def corrected(answers: Answers, candidate: Candidate, turn: Turn) -> Offer
     """What the person said it should have been."""
     if candidate.verdict is None or not candidate.verdict.correction.strip():
         return None
-    return Offer(candidate.verdict.correction.strip(), own_text(turn), turn.reply.adapter)
+    return Offer(candidate.verdict.correction.strip(), own_text(turn), turn.asked)
 
 
 async def duel_won(answers: Answers, candidate: Candidate, turn: Turn) -> Offer | None:
@@ -110,7 +110,7 @@ async def liked(answers: Answers, candidate: Candidate, turn: Turn) -> Offer | N
     for name in others:
         other = found.get(name)
         if other is not None and _context(other) == _context(turn):
-            return Offer(own_text(other), own_text(turn), turn.reply.adapter)
+            return Offer(own_text(other), own_text(turn), turn.asked)
     return None
 
 
@@ -124,7 +124,7 @@ async def regenerated(answers: Answers, candidate: Candidate, turn: Turn) -> Off
         # Another round will try again.
         log.warning("not_regenerated", reply=turn.reply.id, error=type(exc).__name__)
         return None
-    return Offer(best or "", own_text(turn), turn.reply.adapter)
+    return Offer(best or "", own_text(turn), turn.asked)
 
 
 Source = Callable[[Answers, Candidate, Turn], Awaitable[Offer | None]]
@@ -194,7 +194,7 @@ def liked_by_question(verdicts: Iterable[Verdict]) -> dict[tuple[Language, str],
     likes: Counter[str] = Counter()
     asked: dict[str, tuple[Language, str]] = {}
     for one in verdicts:
-        if not one.beyond_training:
+        if one.by_model and not one.beyond_training:
             likes[one.reply_id] += 1 if one.rating is Rating.UP else -1
             asked[one.reply_id] = one.language, normalised(one.question)
     found: defaultdict[tuple[Language, str], list[str]] = defaultdict(list)

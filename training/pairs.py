@@ -176,7 +176,8 @@ async def unpaired(store: Store, now: float, rules: PoolRules) -> list[RatedAnsw
     verdicts = [
         verdict
         for verdict in await read_verdicts(store)
-        if not verdict.beyond_training
+        if verdict.by_model
+        and not verdict.beyond_training
         and verdict.created_at <= now - rules.quarantine_seconds
         and (verdict.reply_id, verdict.user_id) not in paired
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from core.errors import AnswerUnsupported
 from core.messages import Language, Outcome, Rating, Reason, Turn
 from core.store import Store
 from core.tables import feedback_events, tombstones, turns
@@ -29,16 +30,29 @@ class Verdict:
     question: str
     outcome: Outcome
     complete: bool
+    failure: str
     adapter: str
     language: Language
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the answer is a model's own, and whole."""
+        return self.outcome is Outcome.ANSWERED and self.complete and bool(self.adapter)
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether a passage was quoted because of what the model had begun to say."""
+        return self.outcome is Outcome.QUOTED and self.failure == AnswerUnsupported.__name__
 
     @property
     def beyond_training(self) -> str:
         """Why no training mends this answer, "" where it may: what is to be looked at instead."""
         if self.reason is Reason.WRONG_PHOTO:
             return "the photo was misread: look at the vision model and its tags"
+        if self.distrusted:
+            return ""
         if self.outcome is Outcome.QUOTED:
-            return "a passage was quoted, because the model was away or not to be trusted"
+            return "a passage was quoted, because the model was away"
         if self.outcome is Outcome.CLARIFY:
             return "it asked back, because nothing surely relevant was found"
         if self.outcome is Outcome.REFUSED:
@@ -66,6 +80,7 @@ async def read_verdicts(store: Store) -> list[Verdict]:
             turns.c.question,
             turns.c.outcome,
             turns.c.complete,
+            turns.c.failure,
             turns.c.adapter,
             turns.c.language,
         )
@@ -87,6 +102,7 @@ async def read_verdicts(store: Store) -> list[Verdict]:
             question=row.question,
             outcome=Outcome(row.outcome),
             complete=row.complete,
+            failure=row.failure or "",
             adapter=row.adapter,
             language=row.language,
         )

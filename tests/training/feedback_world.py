@@ -19,6 +19,7 @@ from core.messages import (
     Rating,
     Reason,
     Reply,
+    Source,
     Turn,
 )
 from core.prompt import build_prompt
@@ -126,6 +127,7 @@ class World:
         outcome: Outcome = Outcome.ANSWERED,
         complete: bool = True,
         adapter: str = "shoes-v1",
+        failure: str = "",
         language: Language = "zh",
         conversation: str = "",
     ) -> str:
@@ -138,8 +140,9 @@ class World:
             text=answer,
             outcome=outcome,
             language=language,
-            adapter=adapter,
-            complete=complete,
+            sources=tuple(map(Source.of, passages)),
+            adapter="" if failure else adapter,
+            complete=complete and not failure,
         )
         prompt = build_prompt(question, language=language, passages=passages, history=history)
         turn = Turn(
@@ -153,6 +156,8 @@ class World:
             passages=passages,
             sampling={"max_tokens": 200},
             asked_at=NOW - DAY,
+            asked=adapter,
+            failure=failure,
         )
         await self.store.add_turn(turn)
         self.turns[reply_id] = turn

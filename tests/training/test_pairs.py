@@ -7,6 +7,7 @@ import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -208,6 +209,32 @@ async def test_what_training_cannot_mend_is_no_pair(
     await collect_pairs(world.store, rules(), NOW)
     assert await read_pairs(world.store) == []
     assert await unpaired(world.store, NOW, ANYONE) == []
+
+
+def quoted(failure: str) -> dict[str, Any]:
+    """A reply that quotes the passage, because the model failed in this way."""
+    text = f"为了不说错，我直接引用资料的原文：\n\n“{PASSAGE.text}”"
+    return {"answer": text, "outcome": Outcome.QUOTED, "failure": failure}
+
+
+async def test_what_was_quoted_as_the_model_was_not_to_be_trusted_teaches_by_its_correction(
+    world: World,
+) -> None:
+    reply = await world.ask(**quoted("AnswerUnsupported"))
+    await world.dislike(reply, BETTER)
+    await collect_pairs(world.store, rules(), NOW)
+    pair = await only(world.store)
+    assert (pair.chosen, pair.rejected, pair.adapter) == (BETTER, PASSAGE.text, "shoes-v1")
+
+
+@pytest.mark.parametrize("failure", ["AnswerUnsupported", "ModelUnavailable"])
+async def test_a_thumb_on_a_quote_says_nothing_of_the_model(world: World, failure: str) -> None:
+    await world.dislike(await world.ask(**quoted(failure)))
+    await world.like(await world.ask(user="bob", **quoted(failure)))
+    await world.dislike(await world.ask(user="cid"))
+    await collect_pairs(world.store, rules(), NOW)
+    assert await read_pairs(world.store) == []
+    assert [one.completion for one in await unpaired(world.store, NOW, ANYONE)] == [ANSWER]
 
 
 async def test_our_own_sentence_about_a_photo_is_not_rejected_with_the_answer(world: World) -> None:
