@@ -619,6 +619,6 @@ def _row_to_turn(row: Any) -> Turn:
         ),
         sampling=row.sampling,
         asked_at=row.asked_at,
-        asked=row.asked or row.adapter,
+        asked=row.adapter if row.asked is None else row.asked,
         failure=row.failure or "",
     )
