@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from core.messages import ImageTag, Outcome, Turn
 from core.naming import names
-from core.smalltalk import AGREED, THANKS, asks_what_is_seen, denies, denies_all, small_talk
+from core.smalltalk import (
+    AGREED,
+    THANKS,
+    asks_what_is_seen,
+    denies,
+    denies_all,
+    has_words,
+    small_talk,
+)
 
 # A question that opens like this goes on from the one before.
 _GOES_ON = re.compile(
@@ -17,6 +25,14 @@ _GOES_ON = re.compile(
     # The other side of a comparison is what was talked about.
     r"|^[和跟与同][^和跟与]{1,12}?(比(?!较好|较舒|较合)|相比|对比|(有什么|有啥|的)?(区别|差别|不同|不一样))"
     r"|^(比|相比)[^比]{2,12}(呢|吗|更|好|怎么样)|^(compared|versus|vs)\b",
+    re.IGNORECASE,
+)
+# "No, I meant" says that another question follows, and nothing of what that is about.
+_INSTEAD = re.compile(
+    r"((不是|不对|错了|不)[，,。！!\s]*)?"
+    r"我(的意思是|(刚才)?(想|要)?(问|说|指)的是|(刚才)?是(想|要)?(问|说|指)(?!不))[：:，,\s]*"
+    r"|((no|nope|wrong|not that)\b[,.!\s]*)?\b(what )?"
+    r"i (mean(t)?( (is|was))?|(was |am )?ask(ed|ing) (about|for))\b[:,\s]*",
     re.IGNORECASE,
 )
 # Nothing but this says nothing by itself.
@@ -96,6 +112,9 @@ def resolve(text: str, turns: Sequence[Turn], tags: tuple[ImageTag, ...]) -> Res
     the like in between change nothing, but that a yes makes a topic of what was shown as the
     closest.
     """
+    meant = _INSTEAD.match(text)
+    if turns and meant and has_words(rest := text[meant.end() :]):
+        text = rest
     said, turns = turns, [turn for turn in turns if not _is_small_talk(turn)]
     if not turns:
         return Resolved(text, text, tags)

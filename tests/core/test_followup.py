@@ -97,6 +97,27 @@ def test_a_new_photo_replaces_the_last_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("不是，我问的是帆布鞋怎么洗", "帆布鞋怎么洗"),
+        ("我说的是麂皮鞋", "麂皮鞋"),
+        ("不对，我是想问洞洞鞋会不会缩水", "洞洞鞋会不会缩水"),
+        ("No, I meant canvas shoes", "canvas shoes"),
+        ("no, I was asking about suede", "suede"),
+        ("我是说它防水吗", "德训鞋 它防水吗"),
+        # What only looks like it.
+        ("不是真皮的鞋怎么洗", "不是真皮的鞋怎么洗"),
+        ("我说不清楚脚有多宽", "我说不清楚脚有多宽"),
+        ("I asked my mother for boots", "I asked my mother for boots"),
+    ],
+)
+def test_what_was_meant_instead_is_searched_without_that_it_was_meant(
+    text: str, query: str
+) -> None:
+    assert resolve(text, (turn("德训鞋是什么", source="德训鞋"),), ()).query == query
+
+
+@pytest.mark.parametrize(
     "text",
     ["这双能下水吗", "这鞋怎么洗？", "那这双呢", "这个是什么材质", "Are these ok for rain?",
      "What about this pair?"],
