@@ -46,6 +46,7 @@ from core.messages import (
 )
 from core.model import ChatModel, Piece, Sampling
 from core.photos import PhotoLimits, open_photo, to_jpeg
+from core.prices import asks_a_price, name_a_price
 from core.prompt import Budget, build_prompt
 from core.quantities import holds, quantities
 from core.retrieval import Query, Relevance, Retrieved, Retriever
@@ -216,8 +217,9 @@ class Engine:
             found = await self._search(draft)
             span.note(passages=len(found.passages), relevance=found.relevance.value)
         draft.lead = self._differs(draft)
-        if found.relevance is not Relevance.ANSWER:
-            self._decline(draft, found)
+        unpriced = asks_a_price(draft.message.text) and not name_a_price(found.passages)
+        if unpriced or found.relevance is not Relevance.ANSWER:
+            self._decline(draft, found, unpriced=unpriced)
             yield Delta(draft.text)
             return
         yield Found(draft.passages)
@@ -350,13 +352,19 @@ class Engine:
         draft.retrieval_seconds = self._clock() - started
         return found
 
-    def _decline(self, draft: _Draft, found: Retrieved) -> None:
-        """Nothing (surely) relevant: ask back with the nearest topics, or say so politely."""
+    def _decline(self, draft: _Draft, found: Retrieved, *, unpriced: bool) -> None:
+        """Nothing (surely) relevant: ask back with the nearest topics, or say so politely.
+
+        `unpriced` says that a price is asked for, and none is known.
+        """
         draft.complete = True
         if language_of(draft.message.text) is None:
             # What is not surely understood in another language is no ground for a choice.
             draft.outcome = Outcome.REFUSED
             draft.text = say("other_language", draft.language)
+        elif unpriced:
+            draft.outcome = Outcome.REFUSED
+            draft.text = say("unpriced", draft.language)
         elif found.relevance is Relevance.CLARIFY:
             draft.outcome = Outcome.CLARIFY
             lacking = say("lacking", draft.language, title=found.lacking) if found.lacking else ""

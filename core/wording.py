@@ -51,6 +51,12 @@ SENTENCES: dict[str, dict[Language, str]] = {
         "en": "My notes do not cover that, and I will not guess. Try other words, or ask me "
         "something else about shoes.",
     },
+    "unpriced": {
+        "zh": "价格我不知道：款式、店家和时间不同，价钱也不同，以店里的标价为准。鞋怎么挑、怎么穿、"
+        "怎么养，可以问我。",
+        "en": "I do not know any prices: they differ by model, shop and day, so go by what the "
+        "shop says. Do ask me how to choose, wear or care for shoes.",
+    },
     "clarify": {"zh": "你想问的是哪一个：{choices}？", "en": "Which one do you mean: {choices}?"},
     "clarify_one": {"zh": "你想问的是{choices}吗？", "en": "Do you mean {choices}?"},
     "lacking": {

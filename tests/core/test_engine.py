@@ -172,7 +172,7 @@ async def test_an_invented_figure_never_reaches_the_person(store: Store) -> None
         [Piece("帆布鞋用 30 度"), ModelUnavailable("Cut.")],
     ],
 )
-async def test_a_failing_model_leads_to_a_quote_that_is_never_trained_on(
+async def test_a_failing_model_leads_to_a_quote(
     store: Store, fault: Exception | list[Piece | Exception]
 ) -> None:
     reply = await desk(store, fault).say("帆布鞋怎么洗？")
@@ -287,6 +287,24 @@ async def test_a_question_about_something_else_is_refused_without_the_model(stor
     reply = await expert.say("明天北京会下雨吗")
     assert reply.outcome is Outcome.REFUSED
     assert not expert.model.asked
+
+
+@pytest.mark.parametrize("relevance", [Relevance.ANSWER, Relevance.CLARIFY, Relevance.REFUSE])
+@pytest.mark.parametrize("priced", [True, False])
+async def test_a_price_is_told_where_one_is_known_and_nothing_else_in_its_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch, relevance: Relevance, priced: bool
+) -> None:
+    text = "帆布鞋一双 199 元。" if priced else "帆布鞋透气，好搭配。"
+
+    async def search(query: Query) -> Retrieved:
+        return Retrieved(relevance, (Passage("1", "帆布鞋", text, "test", "", "zh", 0.9),))
+
+    expert = desk(store, text)
+    monkeypatch.setattr(expert.retriever, "search", search)
+    reply = await expert.say("帆布鞋多少钱一双？")
+    unpriced = say("unpriced", "zh")
+    assert (reply.text == unpriced) is not priced
+    assert (reply.outcome is Outcome.REFUSED) is (not priced or relevance is Relevance.REFUSE)
 
 
 async def test_a_follow_up_is_searched_with_the_last_topic(store: Store) -> None:
