@@ -197,6 +197,7 @@ class Gate(_Section):
     length: Positive
     drift: Positive
     max_rank: Count
+    strengths: list[Positive]
 
 
 class Canary(_Section):

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from core.settings import Settings
 from core.store import Store
 from training.rewards import Rewards
 from training.sprt import wilson
+from training.strength import at_strength
 
 if TYPE_CHECKING:
     from training.runs import Run
@@ -38,6 +39,7 @@ LEAST_WIN_RATE, LEAST_SURE_WIN_RATE = 0.5, 0.45
 _Z_90 = 1.645
 # Rather few words may pull much: this much is worth a look, and no reason to refuse.
 _NOTED_DRIFT = 0.1
+_QUESTIONS = frozenset({"G4 golden", "G4 lost refusals", "G8 probes"})
 _SINGLE = "it learned from single answers: read what it says"
 
 
@@ -58,9 +60,16 @@ class GateFigure:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """All that was measured, in the order in which it was."""
+    """All that was measured, in the order in which it was, of the adapter at a strength."""
 
     figures: tuple[GateFigure, ...]
+    strength: float = 1.0
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it failed for nothing but questions that the live adapter passes."""
+        failed = {figure.name for figure in self.figures if figure.passed is False}
+        return bool(failed) and failed <= _QUESTIONS
 
     @property
     def verdict(self) -> Verdict:
@@ -329,10 +338,31 @@ async def open_gate(settings: Settings, store: Store) -> AsyncIterator[Evaluate]
             from training.succession import judge_successor
 
             return await judge_successor(settings, store, run)
-        trial = await trials.of(run)
-        return await judge(trial.trained, trial.instruments, settings.training.gate)
+        return await judge_strengths(run, trials, settings.training.gate)
 
     yield evaluate
+
+
+async def judge_strengths(run: Run, trials: Trials, limits: Limits) -> GateResult:
+    """The gate's word on a run's adapter as it was trained; where that forgets, at other strengths.
+
+    The first that does not is the one that is served.
+    """
+    failed: list[str] = []
+    for strength in (1.0, *limits.strengths):
+        tried = await asyncio.to_thread(at_strength, run, strength)
+        trial = await trials.of(tried)
+        result = replace(await judge(trial.trained, trial.instruments, limits), strength=strength)
+        if not result.forgets:
+            break
+        lost = (one for one in result.figures if one.passed is False)
+        failed.append(f"{strength:g}: " + ", ".join(f"{one.name} {one.value:g}" for one in lost))
+    if not limits.strengths or not failed:
+        return result
+    limit = " or ".join(f"{one:g}" for one in (1.0, *limits.strengths))
+    note = f"failed at {'; at '.join(failed)}"
+    told = GateFigure("strength", result.strength, limit, result.verdict != "failed", note)
+    return replace(result, figures=(*result.figures, told))
 
 
 def _open_trials(settings: Settings, store: Store) -> Trials:

@@ -285,7 +285,7 @@ def _release(
         keys = plan_run(settings, run, frozen).keys
         new = NewAdapter(
             run_id=run.id,
-            output=run.output,
+            output=run.candidate,
             base=str(keys["model_name_or_path"]),
             parent=(await registry.route()).live,
             manifest={

@@ -143,6 +143,12 @@ class Run:
         return self.attempt / "adapter"
 
     @property
+    def candidate(self) -> Path:
+        """The folder of the adapter at the strength at which it is judged, and served."""
+        strength = self.figures.get("strength", 1.0)
+        return self.output if strength == 1 else self.attempt / f"adapter-x{strength:g}"
+
+    @property
     def evaluated(self) -> bool:
         """Whether the gate has judged it: its pairs have had their chance.
 

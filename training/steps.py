@@ -345,7 +345,10 @@ class Steps:
             "failed": RunState.REJECTED,
         }[result.verdict]
         return await self._move(
-            run, to, detail={"gate": result.verdict}, figures={**run.figures, "gate": gate}
+            run,
+            to,
+            detail={"gate": result.verdict},
+            figures={**run.figures, "gate": gate, "strength": result.strength},
         )
 
     async def _try_out(self, run: Run) -> Run:

@@ -81,14 +81,14 @@ class Trials:
         frozen = await asyncio.to_thread(
             load_frozen, self._settings.state / "datasets" / run.dataset[:16]
         )
-        seal = await asyncio.to_thread(check_seal, run.output, run=run.id, dataset=run.dataset)
+        seal = await asyncio.to_thread(check_seal, run.candidate, run=run.id, dataset=run.dataset)
         model = self._settings.model
         served_base = str(at_root(model.expert)) if model.embedded else seal.base
         live = await live_on_base(self._settings, self._store)
         return Trial(
-            Trained(run.output, seal.base, served_base, run.stage == "dpo"),
+            Trained(run.candidate, seal.base, served_base, run.stage == "dpo"),
             Instruments(
-                rewards=lambda: self._rewards(run, frozen, seal.base, run.output),
+                rewards=lambda: self._rewards(run, frozen, seal.base, run.candidate),
                 live_rewards=lambda: self._live_rewards(run, frozen, seal.base, live),
                 compare=lambda: self._compare(run, frozen, seal.base, live),
             ),
@@ -127,7 +127,7 @@ class Trials:
             own = await answers_of(settings, lineup, usual, ("candidate",))
             questions = await ask_questions(settings, lineup)
         drift = await asyncio.to_thread(
-            drift_from, Path(base), run.output, list(zip(usual, own["candidate"], strict=True))
+            drift_from, Path(base), run.candidate, list(zip(usual, own["candidate"], strict=True))
         )
         before, new = answers["live"][len(taught) :], answers["candidate"][len(taught) :]
         outcomes = [_outcome(*one) for one in zip(pairs, before, new, strict=True)]
@@ -156,7 +156,7 @@ class Trials:
         if wanted.embedded:
             names: dict[Label, str] = {"sft": base, "live": base, "candidate": "candidate"}
             options = ["--model", str(at_root(wanted.expert))]
-            options += ["--adapter", f"candidate={run.output}"]
+            options += ["--adapter", f"candidate={run.candidate}"]
             if live is not None and live.path is not None:
                 names["live"] = "live"
                 options += ["--adapter", f"live={live.path}"]
@@ -165,13 +165,13 @@ class Trials:
             async with serving([*command, *options], log_file, api_key) as url:
                 yield Remote(url, names, api_key)
             return
-        name = f"{run.id}-{run.attempts}-on-trial"
+        name = f"{run.id}-{run.attempts}-{run.candidate.name}-on-trial"
         served = live.name if live is not None else base
         labels: dict[Label, str] = {"sft": base, "live": served, "candidate": name}
         lineup = Remote(wanted.replicas[0], labels, api_key, admin_key)
         async with lineup.client() as server:
             if name not in await server.models():
-                await server.load_adapter(name, run.output)
+                await server.load_adapter(name, run.candidate)
             try:
                 yield lineup
             finally:

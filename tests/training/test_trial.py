@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,14 +14,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from core.lora import CONFIG
 from core.messages import ChatMessage
 from core.settings import Settings, at_root, load_settings
 from core.store import Store
 from tests.training.run_parts import count_words, pair
-from training import trial
+from training import loop, trial
 from training.dataset import FreezeRules, freeze_pairs
+from training.gate import GateResult
 from training.runs import Run, Runs
 from training.seal import put_seal
+from training.strength import at_strength
 from training.trial import Pair, Trials, drift_from
 
 EXPERT = at_root("data/embedded/expert")
@@ -148,3 +152,21 @@ async def test_an_adapter_is_asked_beside_its_base_and_the_live_one(
     assert set(compared.golden) == {"live", "candidate"}
     assert compared.drift is not None
     assert (compared.drift > 0.01) is differs
+
+
+async def nobody_judges(run: Run) -> GateResult:
+    raise AssertionError(run)
+
+
+async def test_an_adapter_is_registered_at_the_strength_at_which_it_passed(
+    settings: Settings, store: Store, run: Run, tmp_path: Path
+) -> None:
+    adapter = await asyncio.to_thread(save_adapter, tmp_path / "made", 0.1, 0)
+    (adapter / "trainer_state.json").write_text("{}")
+    tried = await asyncio.to_thread(at_strength, trained(run, adapter), 1.25)
+    name = await loop._release(settings, store, nobody_judges).register(tried)
+    alphas = [
+        json.loads((folder / CONFIG).read_bytes())["lora_alpha"]
+        for folder in (run.output, settings.state / "adapters" / name)
+    ]
+    assert alphas[1] == 1.25 * alphas[0]
