@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_the_same_pool_is_the_same_dataset(tmp_path: Path) -> None:
     assert (second.folder / "manifest.json").stat().st_mtime_ns == written
 
 
+def test_the_same_lessons_are_the_same_training_whatever_their_ids(tmp_path: Path) -> None:
+    pool = [pair(number) for number in range(12)]
+    named = [replace(one, id=f"{11 - number:04}") for number, one in enumerate(pool)]
+    first, second = (freeze(one, tmp_path, anchors=ANCHORS) for one in (pool, named))
+    assert rows(first) == rows(second)
+
+
 def test_one_pair_less_is_another_dataset(tmp_path: Path) -> None:
     pool = [pair(number) for number in range(5)]
     assert freeze(pool, tmp_path).manifest.digest != freeze(pool[1:], tmp_path).manifest.digest
@@ -156,7 +164,7 @@ def test_a_row_that_would_be_cut_is_left_out_and_says_why(tmp_path: Path) -> Non
 def test_the_newest_fill_a_run_that_is_too_small_for_all(tmp_path: Path) -> None:
     rules = FreezeRules(200, most_rows=4)
     frozen = freeze([pair(number) for number in range(6)], tmp_path, rules, ANCHORS)
-    assert [item.id for item in frozen.manifest.items] == [f"pair-000{n}" for n in (2, 3, 4, 5)]
+    assert {item.id for item in frozen.manifest.items} == {f"pair-000{n}" for n in (2, 3, 4, 5)}
     assert {one.id for one in frozen.manifest.left_out} == {"pair-0000", "pair-0001"}
     assert frozen.manifest.anchors == 0
 
@@ -255,9 +263,8 @@ def test_single_answers_are_kto_rows_with_their_thumb(tmp_path: Path) -> None:
     told = json.loads((frozen.folder / "dataset_info.json").read_text())["train"]
     assert told["columns"] == {"messages": "messages", "kto_tag": "label"}
     assert (frozen.manifest.liked, frozen.manifest.disliked) == (3, 6)
-    first = rows(frozen)[0]
-    assert first["messages"][-1] == {"role": "assistant", "content": "Answer 0."}
-    assert first["label"] is True
+    thumbs = {row["messages"][-1]["content"]: row["label"] for row in rows(frozen)}
+    assert thumbs == {f"Answer {number}.": number % 3 == 0 for number in range(9)}
 
 
 def test_kto_wants_both_thumbs(tmp_path: Path) -> None:
