@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from core.knowledge import sentences
 from core.messages import Passage
 from core.prompt import build_prompt
 from training.corpus import Corpus
@@ -30,8 +31,10 @@ def make_anchors(
     """A pair about each of these questions, in another order for another seed.
 
     *Chosen* is talk by rule: the shipped model learns only from answers that it could give already,
-    and hand-written ones are beyond it. *Rejected* is the stiff answer that SFT taught it. What is
-    about an entry that training may not see, or that is kept for measuring, is left out.
+    and hand-written ones are beyond it. *Rejected* is by turns the stiff answer that SFT taught it
+    and the entry's first sentence alone: a model that was corrected where it said too much must not
+    cut short all else as well. What is about an entry that training may not see, or that is kept
+    for measuring, is left out.
     """
     dice = random.Random(seed)
     corpus = Corpus(material)
@@ -43,7 +46,8 @@ def make_anchors(
         passages = list(_passages(dice, corpus, entry))
         prompt = build_prompt(reminder.question, language=entry.lang, passages=passages)
         stiff = framed_answer(entry.title, entry.text, entry.lang)
-        row = Row(prompt, stiff, "answered", entry.id)
+        worse = stiff if len(pairs) % 2 else sentences(entry.text)[0]
+        row = Row(prompt, worse, "answered", entry.id)
         pairs.append(ShippedPair(row, spoken_entry(dice, entry)))
     return pairs
 
