@@ -38,7 +38,7 @@ def make_anchors(
     """
     dice = random.Random(seed)
     corpus = Corpus(material)
-    pairs = []
+    pairs: list[ShippedPair] = []
     for reminder in dice.sample(reminders, len(reminders)):
         entry = material.entries.get(reminder.entry)
         if entry is None or kept_for_measuring(entry.id):
