@@ -18,7 +18,7 @@ from training.corpus import Corpus
 from training.dpo_rows import ShippedPair, kept_for_measuring
 from training.material import Entry, Material
 from training.rows import ReminderRow
-from training.sft_rows import Row, framed_answer
+from training.sft_rows import Row
 from training.spoken import spoken_entry
 
 # How often a question that is answered comes with so many passages.
@@ -31,23 +31,20 @@ def make_anchors(
     """A pair about each of these questions, in another order for another seed.
 
     *Chosen* is talk by rule: the shipped model learns only from answers that it could give already,
-    and hand-written ones are beyond it. *Rejected* is by turns the stiff answer that SFT taught it
-    and the entry's first sentence alone: a model that was corrected where it said too much must not
-    cut short all else as well. What is about an entry that training may not see, or that is kept
-    for measuring, is left out.
+    and hand-written ones are beyond it. *Rejected* is the entry's first sentence alone: a model
+    that was corrected where it said too much must not cut short all else as well. What is about an
+    entry that training may not see, or that is kept for measuring, is left out.
     """
     dice = random.Random(seed)
     corpus = Corpus(material)
-    pairs: list[ShippedPair] = []
+    pairs = []
     for reminder in dice.sample(reminders, len(reminders)):
         entry = material.entries.get(reminder.entry)
         if entry is None or kept_for_measuring(entry.id):
             continue
         passages = list(_passages(dice, corpus, entry))
         prompt = build_prompt(reminder.question, language=entry.lang, passages=passages)
-        stiff = framed_answer(entry.title, entry.text, entry.lang)
-        worse = stiff if len(pairs) % 2 else sentences(entry.text)[0]
-        row = Row(prompt, worse, "answered", entry.id)
+        row = Row(prompt, sentences(entry.text)[0], "answered", entry.id)
         pairs.append(ShippedPair(row, spoken_entry(dice, entry)))
     return pairs
 
