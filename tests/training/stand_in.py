@@ -81,6 +81,7 @@ class Verdict:
 
     verdict: str = "passed"
     figures: tuple[Figure, ...] = (Figure(),)
+    strength: float = 1.0
 
 
 @dataclass
